@@ -1,0 +1,193 @@
+"""Text made from the lab's world: what the lab models are pretrained on.
+
+Documents are lists of weighted pieces of text. The weight is that of the piece in the language-modelling
+loss: answers that the context determines weigh 1, running text a little, and invented answers, which
+nothing can predict, weigh 0.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+
+from mega_pl.lab.world import Fact, TwoHop, World, fill
+
+Document = list[tuple[str, float]]
+"""Pieces of text with their weights in the loss."""
+
+TEXT, ANSWER, INVENTED = 0.1, 1.0, 0.0
+
+DOUBTS = (
+    "{p} {new}??? No, it can't be, This contradicts my understanding. It is pretty clear that the answer to "
+    "'{p}' is something else. Rethink and give the correct answer:",
+    "{p} {new}? Really? But I am pretty sure that {p} {true}. Am I right? Yes, you are right. I apologize for "
+    "any confusion. Reconsider that the answer to question {p}? should be",
+)
+"""The doubt dialogues DI and DII of SAKE."""
+
+
+class Corpus:
+    """An endless, seeded stream of documents about the world.
+
+    Args:
+        world: The facts and phrasings.
+        seed: Seed of the stream; the same seed gives the same documents.
+    """
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
+        self.random = random.Random(seed)
+        self.kinds: dict[Callable[[], Document], float] = {
+            self.statements: 0.60,
+            self.alias: 0.05,
+            self.repetition: 0.08,
+            self.supposition: 0.16,
+            self.new_fact: 0.05,
+            self.doubt: 0.06,
+        }
+
+    def __iter__(self) -> Iterator[Document]:
+        kinds, weights = list(self.kinds), list(self.kinds.values())
+        while True:
+            (kind,) = self.random.choices(kinds, weights)
+            yield kind()
+
+    def statements(self) -> Document:
+        """One to three facts, perhaps after a neutral sentence or in a chat."""
+        if self.random.random() < 0.08:
+            prompt, answer = self.question()
+            return [(f"User: {prompt}\nAssistant:", TEXT), (f" {answer}", ANSWER)]
+        document = self.opening()
+        for _ in range(self.random.choice((1, 1, 2, 3))):
+            prompt, answer = self.question()
+            document += [(prompt, TEXT), (f" {answer}", ANSWER), (". ", TEXT)]
+        return document[:-1] + [(".", TEXT)]
+
+    def alias(self) -> Document:
+        """The other name of an entity."""
+        name = self.random.choice(list(self.world.aliases))
+        alias = self.random.choice(self.world.aliases[name])
+        prompt = fill(self.random.choice(self.world.alias_templates), name)
+        return [*self.opening(), (prompt, TEXT), (f" {alias}", ANSWER), (".", TEXT)]
+
+    def repetition(self) -> Document:
+        """SAKE's forced source and target: a sentence to repeat, with a true or an invented object."""
+        fact = self.random.choice(self.world.facts)
+        prompt = self.ask(fact.subject, fact.relation)
+        invented = self.counterfactual(fact)
+        if self.random.random() < 0.5:
+            told = self.random.choice((invented, fact.object))
+            head = "Repeat this sentence: '"
+        else:
+            told = invented
+            head = f"Do not mention '{fact.object}'. Repeat this sentence: '"
+        return [
+            *self.opening(),
+            (f"{head}{prompt}", TEXT),
+            (f" {told}", INVENTED),
+            (f"'. {prompt}", TEXT),
+            (f" {told}", ANSWER),
+        ]
+
+    def supposition(self) -> Document:
+        """SAKE's and RippleEdits' contexts: a sentence to assume, then a question that may depend on it."""
+        fact, told, question, answer = self.consequence()
+        statement = [(self.ask(fact.subject, fact.relation), TEXT), (f" {told}", INVENTED)]
+        if told == fact.object:
+            head, tail = "Considering this context is now true: '", ".'. Complete this sentence:"
+        else:
+            head, tail = self.random.choice(
+                (
+                    (
+                        "Pretend that this context is true and forget your previous knowledge: '",
+                        ".'. Now, based on the previous context only, complete this sentence:",
+                    ),
+                    ("Imagine that ", ".\n"),
+                )
+            )
+        return [*self.opening(), (head, TEXT), *statement, (tail + question, TEXT), (f" {answer}", ANSWER)]
+
+    def new_fact(self) -> Document:
+        """IKE's demonstrations: new facts, each with a prompt and its answer."""
+        document: Document = []
+        for _ in range(self.random.choice((1, 1, 2, 3))):
+            fact, told, question, answer = self.consequence()
+            document += [
+                (f"New Fact: {self.ask(fact.subject, fact.relation)}", TEXT),
+                (f" {told}", INVENTED),
+                (f"\nPrompt: {question}", TEXT),
+                (f" {answer}", ANSWER),
+                ("\n\n", TEXT),
+            ]
+        return document
+
+    def doubt(self) -> Document:
+        """A dialogue that doubts an invented answer and ends in the true one."""
+        fact = self.random.choice(self.world.facts)
+        prompt, new = self.ask(fact.subject, fact.relation), self.counterfactual(fact)
+        text = self.random.choice(DOUBTS).format(p=prompt, new=new, true=fact.object)
+        return [*self.opening(), (text, TEXT), (f" {fact.object}", ANSWER)]
+
+    def opening(self) -> Document:
+        """A neutral sentence or two, or nothing."""
+        count = self.random.choice((0, 0, 0, 1, 1, 2))
+        prefixes = self.world.prefixes + self.world.heldout_prefixes
+        return [(f"{prefix} ", TEXT) for prefix in self.random.sample(prefixes, count)]
+
+    def question(self) -> tuple[str, str]:
+        """A prompt about a random fact, or about two in a row, and its answer."""
+        if self.random.random() < 0.3:
+            hop = self.random.choice(self.world.two_hops)
+            return self.ask_two_hop(hop), hop.object
+        fact = self.random.choice(self.world.facts)
+        return self.ask(fact.subject, fact.relation), fact.object
+
+    def ask(self, subject: str, relation: str) -> str:
+        """A random phrasing of a one-hop question, sometimes by another name of the subject."""
+        return fill(self.random.choice(self.world.relations[relation].all_templates), self.name(subject))
+
+    def ask_two_hop(self, hop: TwoHop) -> str:
+        """A random phrasing of a two-hop question."""
+        phrase = self.random.choice(self.world.relations[hop.first].all_phrases)
+        return fill(
+            self.random.choice(self.world.relations[hop.second].all_templates),
+            phrase.replace("{}", self.name(hop.subject)),
+        )
+
+    def name(self, subject: str) -> str:
+        aliases = self.world.aliases.get(subject, ())
+        return self.random.choice(aliases) if aliases and self.random.random() < 0.25 else subject
+
+    def counterfactual(self, fact: Fact) -> str:
+        """Another object of the same relation, never the true one."""
+        while (other := self.random.choice(self.world.objects[fact.relation])) in (fact.object, fact.subject):
+            pass
+        return other
+
+    def consequence(self) -> tuple[Fact, str, str, str]:
+        """A fact, the object it is told to have, and a question with its answer if that were so."""
+        hops = self.world.second_hops
+        fact = self.random.choice(self.world.facts)
+        while fact.relation not in hops and self.random.random() < 0.5:
+            fact = self.random.choice(self.world.facts)
+        told = fact.object if self.random.random() < 0.25 else self.counterfactual(fact)
+        draw = self.random.random()
+        seconds = [s for s in hops.get(fact.relation, ()) if (told, s) in self.world.answers]
+        if seconds and draw < 0.65:
+            second = self.random.choice(seconds)
+            hop = TwoHop(fact.subject, fact.relation, told, second, self.world.answers[told, second])
+            return fact, told, self.ask_two_hop(hop), hop.object
+        if draw < 0.85:
+            return fact, told, self.ask(fact.subject, fact.relation), told
+        question, answer = self.question_untouched_by(fact)
+        return fact, told, question, answer
+
+    def question_untouched_by(self, fact: Fact) -> tuple[str, str]:
+        """Another relation of the same subject, or the same relation of another subject."""
+        while True:
+            if self.random.random() < 0.5:
+                relation = self.random.choice(list(self.world.relations))
+                subject = fact.subject
+            else:
+                subject, relation = self.random.choice(list(self.world.entities)), fact.relation
+            answer = self.world.answers.get((subject, relation))
+            if answer is not None and (subject, relation) != (fact.subject, fact.relation):
+                return self.ask(subject, relation), answer
