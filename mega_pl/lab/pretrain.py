@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -290,7 +290,10 @@ def main(args: list[str] | None = None) -> None:
         accelerator="auto",
         devices=1,
         default_root_dir=work,
-        callbacks=[ModelCheckpoint(work, every_n_train_steps=500, save_last=True, save_top_k=1)],
+        callbacks=[
+            ModelCheckpoint(work, every_n_train_steps=500, save_last=True, save_top_k=1),
+            TQDMProgressBar(refresh_rate=50),
+        ],
         log_every_n_steps=50,
         enable_model_summary=False,
     )
