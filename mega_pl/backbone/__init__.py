@@ -1,0 +1,24 @@
+"""The only room that knows an architecture: where its sites are, reading and steering them, loading and tokenising."""
+
+from mega_pl.backbone.backbone import Backbone, Dtype, Encoded, PaddingSide
+from mega_pl.backbone.hooks import Steering, record, steer
+from mega_pl.backbone.layout import Layout, blocks, check_sites, layout_of, layout_of_config
+from mega_pl.backbone.sites import SITE_KINDS, Site, SiteKind
+
+__all__ = [
+    "SITE_KINDS",
+    "Backbone",
+    "Dtype",
+    "Encoded",
+    "Layout",
+    "PaddingSide",
+    "Site",
+    "SiteKind",
+    "Steering",
+    "blocks",
+    "check_sites",
+    "layout_of",
+    "layout_of_config",
+    "record",
+    "steer",
+]

@@ -1,0 +1,287 @@
+"""A frozen causal language model with its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from mega_pl.backbone.layout import blocks, check_sites, layout_of, layout_of_config
+from mega_pl.backbone.sites import Site
+
+Dtype = Literal["float32", "float16", "bfloat16", "auto"]
+PaddingSide = Literal["left", "right"]
+
+_PROBE = "The capital of France is Paris, and 2 + 2 = 4."
+_DIGEST_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A padded batch of prompts on the model's device.
+
+    Args:
+        input_ids: (B, T) long.
+        attention_mask: (B, T) long, 1 at real tokens.
+        position_ids: (B, T) long, counted from each row's first real token.
+        last: (B,) long, the index of each row's last real token.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    last: Tensor
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The arguments of a forward pass, by name."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+
+
+class Backbone:
+    """A causal language model in evaluation mode without gradients, its tokenizer and its layout.
+
+    It is not an `nn.Module`, so that a module that holds it neither moves nor saves its weights.
+
+    Args:
+        model: a model of a known architecture; it is frozen in place.
+        tokenizer: its tokenizer; the end-of-sequence token pads where no pad token is set.
+        name: what the model was loaded from.
+        revision: the revision it was loaded at.
+
+    Raises:
+        ValueError: if the architecture is unknown, or the tokenizer cannot pad or does not give back what it encodes.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str = "",
+        revision: str | None = None,
+    ) -> None:
+        self.layout = layout_of(model)
+        self.model = model.train(False).requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise ValueError("the tokenizer must have a pad or an end-of-sequence token, but got neither.")
+            tokenizer.pad_token = tokenizer.eos_token
+        probe = self._ids(_PROBE)
+        decoded = tokenizer.decode(probe, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if decoded != _PROBE:
+            raise ValueError(f"the tokenizer must give back {_PROBE!r} after a round trip, but got {decoded!r}.")
+        self.prepends_bos = probe[0] == tokenizer.bos_token_id
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        revision: str | None = None,
+        dtype: Dtype = "float32",
+        device_map: str | None = None,
+        attn_implementation: str | None = None,
+    ) -> Backbone:
+        """Load a model and its tokenizer from a folder or from the Hugging Face hub.
+
+        Args:
+            name_or_path: a folder, or a name on the hub.
+            revision: branch, tag or commit on the hub.
+            dtype: dtype of the weights; "auto" keeps the checkpoint's.
+            device_map: where Accelerate puts the weights, for example "auto"; None keeps them on the CPU.
+            attn_implementation: for example "sdpa" or "eager"; None lets the architecture choose.
+
+        Raises:
+            ValueError: if the dtype, the name or the architecture is unknown, or loading fails.
+        """
+        if dtype not in get_args(Dtype):
+            raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {dtype!r}.")
+        try:
+            layout_of_config(AutoConfig.from_pretrained(name_or_path, revision=revision))
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(
+                name_or_path,
+                revision=revision,
+                dtype=dtype,
+                device_map=device_map,
+                attn_implementation=attn_implementation,
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"`name_or_path` must be a folder or a hub name that loads with these options, but got "
+                f"{name_or_path!r}: {reason}"
+            ) from error
+        return cls(model, tokenizer, name=name_or_path, revision=revision)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device that takes the token ids."""
+        weight: Tensor = next(self.model.get_input_embeddings().parameters())
+        return weight.device
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(blocks(self.model))
+
+    @property
+    def width(self) -> int:
+        """Width D of the stream."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def fingerprint(self) -> dict[str, str | int]:
+        """What tells this backbone from another.
+
+        The keys are `model_type`, `layers`, `width`, `heads`, `vocab`, `tokenizer` and `weights`. `tokenizer` is the
+        SHA-256 of the vocabulary and of the ids of one sentence. `weights` is the SHA-256 of the first 64 rows of the
+        token embedding, of every parameter of the first and the last block and of the final norm, each rounded to
+        float16: a float16 copy has the same digest, a bfloat16 copy has another unless the weights are representable
+        in both. Changes elsewhere in the model are not seen; `digest` sees them all.
+        """
+        config = self.model.config
+        return {
+            "model_type": config.model_type,
+            "layers": self.n_layers,
+            "width": self.width,
+            "heads": int(config.num_attention_heads),
+            "vocab": int(config.vocab_size),
+            "tokenizer": self._tokenizer_digest(),
+            "weights": self._weights_digest(),
+        }
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all weights with their names and dtypes, to prove that a frozen model is frozen."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(_bytes(tensor))
+        return digest.hexdigest()
+
+    def check_sites(self, sites: Iterable[Site]) -> None:
+        """Refuse sites that the model does not have.
+
+        Raises:
+            ValueError: if a layer is out of range, or `resid_mid` is asked where attention and MLP are parallel.
+        """
+        check_sites(self.model, sites)
+
+    def encode(self, prompts: Sequence[str], padding_side: PaddingSide = "left") -> Encoded:
+        """Encode prompts as one padded batch, with the tokenizer's own special tokens.
+
+        Positions are explicit, because GPT-2 would otherwise count the padding.
+
+        Args:
+            prompts: B texts of at least one token each.
+            padding_side: "left" or "right".
+
+        Raises:
+            ValueError: if there is no prompt, one has no token, or one is longer than the model reads.
+            TypeError: if a single text is given.
+        """
+        if isinstance(prompts, str):
+            raise TypeError("`prompts` must be a sequence of texts, but got a single text; put it into a list.")
+        if padding_side not in get_args(PaddingSide):
+            raise ValueError(f"`padding_side` must be left or right, but got {padding_side!r}.")
+        if not prompts:
+            raise ValueError("`prompts` must hold at least one text, but got none.")
+        batch = self.tokenizer(list(prompts), padding=True, padding_side=padding_side, return_tensors="pt")
+        mask = batch["attention_mask"].to(self.device)
+        self._check_lengths(prompts, mask.sum(-1).tolist())
+        columns = torch.arange(mask.shape[1], device=mask.device)
+        return Encoded(
+            input_ids=batch["input_ids"].to(self.device),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            last=(mask * columns).argmax(-1),
+        )
+
+    def answer_ids(self, prompt: str, answer: str) -> list[int]:
+        """Return the ids that an answer has after a prompt and a space.
+
+        The answer is never encoded alone, because its first token depends on what stands before it.
+
+        Args:
+            prompt: the text that the model reads.
+            answer: the text that should follow, without the space between them.
+
+        Raises:
+            ValueError: if the answer is empty, or the prompt's ids are not the first ids of the whole.
+        """
+        if not answer.strip():
+            raise ValueError(f"`answer` must not be empty, but got {answer!r}.")
+        before, whole = self._ids(prompt), self._ids(f"{prompt} {answer}")
+        if whole[: len(before)] != before:
+            raise ValueError(
+                f"the ids of `prompt` must be a prefix of the ids with its answer, but {prompt!r} and {answer!r} "
+                "merge; end the prompt at a word."
+            )
+        return whole[len(before) :]
+
+    @torch.no_grad()
+    def last_logits(self, encoded: Encoded) -> Tensor:
+        """Return the logits (B, V) after each row's last token, in float32."""
+        width = encoded.input_ids.shape[1]
+        if bool((encoded.last == width - 1).all()):
+            kept: Tensor = self.model(**encoded.inputs, use_cache=False, logits_to_keep=1).logits
+            return kept[:, -1].float()
+        logits: Tensor = self.model(**encoded.inputs, use_cache=False).logits
+        rows = torch.arange(len(logits), device=logits.device)
+        return logits[rows, encoded.last.to(logits.device)].float()
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text)["input_ids"])
+
+    def _check_lengths(self, prompts: Sequence[str], lengths: list[int]) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        for prompt, length in zip(prompts, lengths, strict=True):
+            if length == 0:
+                raise ValueError(f"a prompt must have at least one token, but got {prompt!r}.")
+            if limit is not None and length > limit:
+                raise ValueError(
+                    f"a prompt must have at most {limit} tokens for this model, but got {length}: {prompt[:40]!r}..."
+                )
+
+    def _tokenizer_digest(self) -> str:
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        return hashlib.sha256(json.dumps([vocabulary, self._ids(_PROBE)]).encode()).hexdigest()
+
+    def _weights_digest(self) -> str:
+        decoder = blocks(self.model)
+        parts = {
+            "embedding": self.model.get_input_embeddings(),
+            "first": decoder[0],
+            "last": decoder[-1],
+            "norm": self.model.get_submodule(self.layout.final_norm),
+        }
+        digest = hashlib.sha256()
+        for part, module in parts.items():
+            for name, parameter in module.named_parameters():
+                digest.update(f"{part}.{name} {tuple(parameter.shape)}".encode())
+                digest.update(_bytes(parameter[:_DIGEST_ROWS].half()))
+        return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

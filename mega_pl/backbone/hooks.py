@@ -1,0 +1,196 @@
+"""Recording and steering the sites of a model, both as context managers that leave no hook behind.
+
+Hooks at one site run in the order in which their contexts were entered: what is recorded inside a `steer` block is the
+steered value, and of two nested `steer` blocks the inner one gets what the outer one made. What lies downstream of a
+steered site always sees the steered value. Modules are hooked inside the block, so activation checkpointing runs them
+again in the backward pass, which must therefore also lie inside the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mega_pl.backbone.layout import blocks, check_sites, layout_of
+from mega_pl.backbone.sites import Site
+
+Steering = Callable[[Tensor], Tensor]
+"""Maps activations (R, D) to activations (R, D)."""
+
+_Visit = Callable[[Tensor, Tensor | None], Tensor | None]
+"""Gets what a module hands on and, at `resid_mid`, the stream it is added to; returns its replacement or None."""
+
+
+@contextmanager
+def record(
+    model: PreTrainedModel, sites: Iterable[Site], positions: Tensor | None = None
+) -> Iterator[dict[Site, Tensor]]:
+    """Record the values of sites; the yielded dictionary is filled by each forward pass, the last one standing.
+
+    Args:
+        model: a model of a known architecture.
+        sites: the sites to read.
+        positions: (B,) long, the index of the token to read in each row, or None for every token.
+
+    Yields:
+        For each site the detached values in the model's dtype, (B, D) or, with every token, (B, T, D).
+
+    Raises:
+        ValueError: if the model has no such site, or the positions do not fit the batch.
+    """
+    sites = list(sites)
+    check_sites(model, sites)
+    where = _Where.checked(positions, None)
+    seen: dict[Site, Tensor] = {}
+
+    def reader(site: Site) -> _Visit:
+        def read(output: Tensor, before: Tensor | None) -> None:
+            value = output if before is None else before + output
+            seen[site] = value.detach()[where.index(value)]
+
+        return read
+
+    with ExitStack() as armed:
+        for site in sites:
+            _attach(armed, model, site, reader(site))
+        yield seen
+
+
+@contextmanager
+def steer(
+    model: PreTrainedModel,
+    edits: Mapping[Site, Steering],
+    positions: Tensor | None = None,
+    rows: Tensor | None = None,
+    *,
+    prefill_only: bool = False,
+) -> Iterator[None]:
+    """Replace the values h of sites by f(h), out of place, in some rows of the batch.
+
+    At `resid_mid` h = x + a does not leave any module, so attention's output a is replaced by a + f(h) - h: then both
+    the MLP and the stream get f(h), up to rounding. Everything not named by `rows` and `positions` stays bit-identical.
+
+    Args:
+        model: a model of a known architecture.
+        edits: for each site a function from (R, D) to (R, D) in the model's dtype; row i belongs to `rows[i]`. With
+            every token it gets (R * T, D), the tokens of one row next to each other.
+        positions: (B,) long, the index of the token to write in each row of the batch, or None for every token.
+        rows: (R,) long, the rows of the batch to steer, or None for all. Where R is 0 no hook is attached.
+        prefill_only: stop after the model's first forward pass, so that a cached generation is steered while it reads
+            the prompt and not while it writes.
+
+    Raises:
+        ValueError: if the model has no such site, positions or rows do not fit the batch, or f changes the shape.
+        FloatingPointError: if a steered value is not finite.
+    """
+    check_sites(model, edits)
+    where = _Where.checked(positions, rows)
+    with ExitStack() as armed:
+        if rows is None or rows.numel() > 0:
+            for site, function in edits.items():
+                _attach(armed, model, site, _writer(site, function, where))
+            if prefill_only:
+                armed.callback(model.register_forward_hook(lambda *_: armed.close()).remove)
+        yield
+
+
+@dataclass(frozen=True)
+class _Where:
+    """The rows and tokens of a batch that a context reads or writes."""
+
+    positions: Tensor | None
+    rows: Tensor | None
+    last: int
+
+    @classmethod
+    def checked(cls, positions: Tensor | None, rows: Tensor | None) -> _Where:
+        for name, index in (("positions", positions), ("rows", rows)):
+            if index is not None and (index.dtype != torch.long or index.dim() != 1):
+                raise ValueError(f"`{name}` must be a long tensor of one dimension, but got {_described(index)}.")
+            if index is not None and index.numel() and int(index.min()) < 0:
+                raise ValueError(f"`{name}` must be 0 or more, but got {int(index.min())}.")
+        if rows is not None and len(set(rows.tolist())) != len(rows):
+            raise ValueError(f"`rows` must not repeat a row, but got {rows.tolist()}.")
+        last = int(positions.max()) if positions is not None and positions.numel() else 0
+        return cls(positions, rows, last)
+
+    def index(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the index of the chosen rows and tokens in values (B, T, D)."""
+        batch, tokens, device = values.shape[0], values.shape[1], values.device
+        rows = torch.arange(batch, device=device) if self.rows is None else self.rows.to(device)
+        if self.rows is not None and int(self.rows.max()) >= batch:
+            raise ValueError(f"`rows` must lie in [0, {batch - 1}] for this batch, but got {int(self.rows.max())}.")
+        if self.positions is None:
+            return (rows,)
+        if len(self.positions) != batch:
+            raise ValueError(
+                f"`positions` must hold one index for each of the {batch} rows of the batch, "
+                f"but got {len(self.positions)}."
+            )
+        if self.last >= tokens:
+            raise ValueError(
+                f"`positions` must lie in [0, {tokens - 1}] for this forward pass, but got {self.last}; "
+                "in a cached generation arm the hooks for the prefill only."
+            )
+        return rows, self.positions.to(device)[rows]
+
+
+def _writer(site: Site, function: Steering, where: _Where) -> _Visit:
+    def write(output: Tensor, before: Tensor | None) -> Tensor:
+        index = where.index(output)
+        added = output[index]
+        value = added if before is None else before[index] + added
+        steered = function(value.flatten(0, -2))
+        if steered.shape != value.flatten(0, -2).shape:
+            raise ValueError(
+                f"an edit must keep the shape {tuple(value.flatten(0, -2).shape)} at {site}, "
+                f"but returned {tuple(steered.shape)}."
+            )
+        steered = steered.to(value.device).view_as(value)
+        if before is not None:
+            # The difference is taken in float32 at least: in half precision it would lose the bits of a small edit.
+            wide = torch.promote_types(value.dtype, torch.float32)
+            steered = added.to(wide) + (steered.to(wide) - value.to(wide))
+        steered = steered.to(output.dtype)
+        _check_finite(steered, site, index[0])
+        return output.index_put(index, steered)
+
+    return write
+
+
+def _check_finite(steered: Tensor, site: Site, rows: Tensor) -> None:
+    finite = steered.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise FloatingPointError(
+            f"steering {site} must give finite values, but rows {rows[~finite].tolist()} of the batch are not; "
+            "use a smaller strength or a wider dtype."
+        )
+
+
+def _attach(armed: ExitStack, model: PreTrainedModel, site: Site, visit: _Visit) -> None:
+    """Let a function visit what a site's module hands on, until the stack is closed."""
+    layout, block = layout_of(model), blocks(model)[site.layer]
+    entered: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        entered[:] = [args[0] if args else kwargs["hidden_states"]]
+
+    def leave(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
+        value = output if isinstance(output, Tensor) else output[0]
+        replaced = visit(value, entered.pop() if entered else None)
+        if replaced is None or isinstance(output, Tensor):
+            return replaced
+        return (replaced, *output[1:])
+
+    if site.kind == "resid_mid":
+        armed.callback(block.get_submodule(layout.entry).register_forward_pre_hook(enter, with_kwargs=True).remove)
+    armed.callback(layout.source(block, site).register_forward_hook(leave).remove)
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

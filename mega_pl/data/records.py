@@ -1,0 +1,185 @@
+"""Reading JSON files of edits, and saying in one line where one is wrong.
+
+A reader gives `read_cases` a function from one `Record` to one `EditCase`. What that function refuses, it refuses
+with a `ValueError` that names field, rule and value; `read_cases` puts the file and the record in front.
+"""
+
+import json
+import re
+import reprlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+from mega_pl.edits.request import EditCase, Probe
+
+OnBad = Literal["raise", "skip"]
+"""What a reader does with a record that it must refuse: raise, or leave it out and warn once a file."""
+
+
+class Record:
+    """A JSON object whose fields are read by type.
+
+    White space around a string is dropped: objects and answers are tokenised after exactly one space.
+
+    Args:
+        value: What the JSON file holds at this place.
+        path: The fields that lead here, for messages; empty at the top of a record.
+
+    Raises:
+        ValueError: If ``value`` is not an object.
+    """
+
+    def __init__(self, value: object, path: str = "") -> None:
+        if not isinstance(value, Mapping):
+            place = f"`{path}`" if path else "a record"
+            raise ValueError(f"{place} must be a JSON object, but got {reprlib.repr(value)}.")
+        self._fields = value
+        self._path = path
+
+    def names(self) -> set[str]:
+        """The names of the fields."""
+        return set(self._fields)
+
+    def text(self, *names: str, default: str | None = None) -> str:
+        """The string in the first of these fields that is there; without ``default`` one of them has to be."""
+        for name in names:
+            value = self._fields.get(name)
+            if isinstance(value, str):
+                return value.strip()
+            if value is not None:
+                raise self.refusal(name, "a string", value)
+        if default is None:
+            raise self.refusal(" or ".join(names), "a string", None)
+        return default
+
+    def identifier(self, name: str, default: int | None = None) -> str:
+        """An id that the file writes as an integer or as a string."""
+        value = self._fields.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise self.refusal(name, "an integer or a string", value)
+        return str(value)
+
+    def texts(self, name: str, *, blank: bool = False) -> tuple[str, ...]:
+        """A list of strings, empty where the field is absent; blank ones are refused unless ``blank``."""
+        return self._texts(name, self._fields.get(name), blank)
+
+    def groups(self, name: str) -> list[tuple[str, ...]]:
+        """A list of lists of strings, empty where the field is absent."""
+        return [self._texts(f"{name}[{i}]", value, True) for i, value in enumerate(self._list(name))]
+
+    def child(self, name: str) -> "Record":
+        """An object, empty where the field is absent."""
+        value = self._fields.get(name)
+        return Record({} if value is None else value, self._at(name))
+
+    def children(self, name: str) -> "list[Record]":
+        """A list of objects, empty where the field is absent."""
+        return [Record(value, self._at(f"{name}[{i}]")) for i, value in enumerate(self._list(name))]
+
+    def refusal(self, name: str, rule: str, value: object) -> ValueError:
+        """The error for a field that breaks a rule; None stands for a missing one."""
+        got = "is missing" if value is None else f"got {reprlib.repr(value)}"
+        return ValueError(f"`{self._at(name)}` must be {rule}, but {got}.")
+
+    def _texts(self, name: str, value: object, blank: bool) -> tuple[str, ...]:
+        if not isinstance(value, list | None):
+            raise self.refusal(name, "a list of strings", value)
+        for i, text in enumerate(value or []):
+            if not isinstance(text, str) or not (blank or text.strip()):
+                raise self.refusal(f"{name}[{i}]", "a string" if blank else "a string that is not blank", text)
+        return tuple(text.strip() for text in value or [])
+
+    def _list(self, name: str) -> list[object]:
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, list):
+            raise self.refusal(name, "a list", value)
+        return value or []
+
+    def _at(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+
+def read_cases(path: str | Path, parse: Callable[[Record, int], EditCase], on_bad: OnBad) -> list[EditCase]:
+    """Read a JSON list of records, or one JSON object a line, into cases.
+
+    Args:
+        path: The file, in UTF-8.
+        parse: Makes a case of a record and its 0-based index in the file; refuses with `ValueError`.
+        on_bad: Whether a refused record raises, or is left out with a warning.
+
+    Raises:
+        ValueError: If the file is not JSON or has no record, or (``on_bad="raise"``) at the first refused record.
+    """
+    if on_bad not in get_args(OnBad):
+        raise ValueError(f"`on_bad` must be one of {', '.join(get_args(OnBad))}, but got {on_bad!r}.")
+    cases: dict[str, EditCase] = {}
+    refusals = []
+    for index, (place, value) in enumerate(_load(Path(path))):
+        try:
+            case = parse(Record(value), index)
+            if case.request.edit_id in cases:
+                raise ValueError(f"the edit id must be unique in a file, but {case.request.edit_id!r} came before.")
+        except ValueError as error:
+            refusals.append(f"{path}, {place}: {error}")
+            if on_bad == "raise":
+                raise ValueError(refusals[0]) from error
+        else:
+            cases[case.request.edit_id] = case
+    if refusals:
+        warnings.warn(f"Left out {len(refusals)} of the records; the first was {refusals[0]}", stacklevel=3)
+    return list(cases.values())
+
+
+def _load(path: Path) -> Iterator[tuple[str, object]]:
+    """Pairs of a place ("record 0", "line 1") and what stands there."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the file must be UTF-8, but {error.reason} at byte {error.start}.") from error
+    if not text.strip():
+        raise ValueError(f"{path}: the file must hold at least one record, but it is empty.")
+    if text.lstrip().startswith("["):
+        records = _decode(text, f"{path}")
+        if not isinstance(records, list) or not records:
+            raise ValueError(f"{path}: the list must hold at least one record, but it is empty.")
+        yield from ((f"record {i}", record) for i, record in enumerate(records))
+        return
+    # not splitlines(): it would also cut at separators that JSON allows inside a string
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", _decode(line, f"{path}, line {number}")
+
+
+def _decode(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: must be a JSON list of records or one JSON object a line, but {error}.") from error
+
+
+def probe(prompt: str, answers: Iterable[str], condition: tuple[str, tuple[str, ...]] = ("", ())) -> Probe:
+    """A probe with blank and repeated answers left out."""
+    kept = dict.fromkeys(answer for answer in answers if answer)
+    return Probe(prompt=prompt, answers=tuple(kept), condition_prompt=condition[0], condition_answers=condition[1])
+
+
+def to_template(text: str, subject: str) -> str | None:
+    """The text with ``{}`` for the subject, or None where the subject does not stand in it exactly once.
+
+    A text that is a template already stays as it is.
+
+    >>> to_template("The capital of France is", "France")
+    'The capital of {} is'
+    """
+    if text.count("{}") == 1:
+        return text
+    # whole words only, so that "Iran" is not found in "Iranian"; ASCII, so that scripts without spaces work too
+    parts = re.split(rf"(?<!\w){re.escape(subject)}(?!\w)", text, flags=re.ASCII)
+    return "{}".join(parts) if len(parts) == 2 and "{}" not in text else None
+
+
+def to_templates(texts: Iterable[str], subject: str) -> tuple[str, ...]:
+    """The different templates among the texts, in their order; texts that give none are left out."""
+    return tuple(dict.fromkeys(t for text in texts if (t := to_template(text, subject)) is not None))

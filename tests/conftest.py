@@ -1,0 +1,113 @@
+"""Tiny random models, their tokenizer and the folders that hold them, for every room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported, so that no test waits for a network
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from mega_pl.backbone import Backbone
+
+TinyModel = Callable[..., PreTrainedModel]
+TinyBackbone = Callable[..., Backbone]
+
+_VOCAB = 384
+_SENTENCES = [
+    "The capital of France is Paris, and 2 + 2 = 4.",
+    "The mother tongue of Danielle Darrieux is French.",
+    "Rome is a city in Italy. Berlin is the capital of Germany.",
+    "The official language of the country is English or Spanish.",
+    "He was born in the city of London and works as a teacher.",
+]
+_SIZES: dict[str, object] = {
+    "vocab_size": _VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,  # wide enough for attention to tell tokens apart
+}
+_GROUPED: dict[str, object] = {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+_OWN_SIZES: dict[str, dict[str, object]] = {
+    "gpt2": {"n_inner": 64},
+    "gpt_neox": {},
+    **{name: _GROUPED for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2")},
+}
+
+
+def build_model(model_type: str, overrides: Mapping[str, object] | None = None, seed: int = 0) -> PreTrainedModel:
+    """Build a seeded random model of four blocks from its config alone."""
+    sizes = {**_SIZES, **_OWN_SIZES[model_type], "bos_token_id": 0, "eos_token_id": 0, **(overrides or {})}
+    config = AutoConfig.for_model(model_type, **sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model.eval()
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on a few sentences."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCAB,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_SENTENCES, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+@pytest.fixture
+def tiny_model() -> TinyModel:
+    """`tiny_model(model_type, overrides=None, seed=0)` builds a random model."""
+    return build_model
+
+
+@pytest.fixture
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Callable[[str], Path]:
+    """`tiny_folder(model_type)` saves a random model with its tokenizer and returns the folder."""
+
+    def save(model_type: str) -> Path:
+        folder = tmp_path / model_type
+        if not folder.exists():
+            build_model(model_type).save_pretrained(folder)
+            build_tokenizer().save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def tiny_backbone(tiny_folder: Callable[[str], Path]) -> TinyBackbone:
+    """`tiny_backbone(model_type, dtype="float32")` loads a saved random model as users load theirs."""
+
+    def load(model_type: str, dtype: str = "float32") -> Backbone:
+        return Backbone.from_pretrained(str(tiny_folder(model_type)), dtype=dtype)  # type: ignore[arg-type]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def shared_tokenizers() -> Path:
+    """The folder of real tokenizers, which is not part of the package."""
+    shared = Path(os.environ.get("MEGA_PL_SHARED", Path(__file__).parents[2] / "shared"))
+    folder = shared / "tokenizers"
+    if not folder.is_dir():
+        pytest.skip(f"no real tokenizers in {folder}; set MEGA_PL_SHARED to the folder that holds them")
+    return folder

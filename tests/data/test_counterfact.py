@@ -1,0 +1,96 @@
+"""CounterFact's records, real and hand-made."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mega_pl.data import read_counterfact
+
+
+def record(**changes: object) -> dict[str, Any]:
+    rewrite = {
+        "prompt": "The capital of {} is",
+        "relation_id": "P36",
+        "target_new": {"str": "Oslo", "id": "Q585"},
+        "target_true": {"str": "Paris", "id": "Q90"},
+        "subject": "France",
+    }
+    whole = {"case_id": 7, "requested_rewrite": rewrite, "paraphrase_prompts": ["Now. France's capital is"]}
+    return {**whole, "neighborhood_prompts": ["The capital of the French Republic is"], **changes}
+
+
+def test_all_real_records_parse(shared_data: Path) -> None:
+    path = shared_data / "counterfact" / "counterfact.json"
+    cases = read_counterfact(path)
+    assert len(cases) == 1031
+    for case, raw in zip(cases, json.loads(path.read_text(encoding="utf-8")), strict=True):
+        rewrite = raw["requested_rewrite"]
+        assert case.request.edit_id == str(raw["case_id"])
+        assert (case.request.prompt, case.request.subject) == (rewrite["prompt"], rewrite["subject"])
+        assert case.request.target_new == rewrite["target_new"]["str"]
+        assert case.request.target_true == rewrite["target_true"]["str"]
+        assert case.request.relation == rewrite["relation_id"]
+        assert list(case.paraphrase_prompts) == raw["paraphrase_prompts"]
+        assert list(case.neighborhood_prompts) == raw["neighborhood_prompts"]
+
+
+def test_the_extra_lists_become_templates(write_json: Callable[[object], Path]) -> None:
+    sources = ["The capital of France is", "France has its capital in", "Its capital is", "France has its capital in"]
+    case = read_counterfact(
+        write_json(
+            [
+                record(
+                    source_list=sources,
+                    implication_list=["The mayor of the capital of France is"],
+                    contrast_list=["France lies in", "The president of {} is", "Nothing"],
+                )
+            ]
+        )
+    )[0]
+    assert case.request.phrasings == ("{} has its capital in",)  # neither the edit prompt itself nor a repetition
+    assert case.request.implications == ("The mayor of the capital of France is",)
+    assert case.request.contrasts == ("{} lies in", "The president of {} is")
+
+
+def test_a_record_without_evaluation_prompts_is_an_edit_all_the_same(write_json: Callable[[object], Path]) -> None:
+    bare = {key: value for key, value in record().items() if key in ("case_id", "requested_rewrite")}
+    case = read_counterfact(write_json([bare]))[0]
+    assert case.paraphrase_prompts == case.neighborhood_prompts == case.request.phrasings == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"case_id": None}, "`case_id` must be an integer or a string, but is missing."),
+        ({"requested_rewrite": "x"}, "`requested_rewrite` must be a JSON object, but got 'x'."),
+        ({"requested_rewrite": {"subject": 3}}, "`requested_rewrite.subject` must be a string, but got 3."),
+        (
+            {"requested_rewrite": {**record()["requested_rewrite"], "target_new": {"id": "Q585"}}},
+            "`requested_rewrite.target_new.str` must be a string, but is missing.",
+        ),
+        ({"requested_rewrite": {**record()["requested_rewrite"], "prompt": "No slot is"}}, "prompt"),
+        ({"requested_rewrite": {**record()["requested_rewrite"], "target_new": {"str": "Paris"}}}, "target_new"),
+        ({"paraphrase_prompts": "France's capital is"}, "`paraphrase_prompts` must be a list of strings"),
+        ({"neighborhood_prompts": ["a", None]}, "`neighborhood_prompts[1]` must be a string that is not blank"),
+    ],
+)
+def test_malformed_records_are_refused_by_place_and_field(
+    write_json: Callable[[object], Path], changes: dict[str, object], message: str
+) -> None:
+    path = write_json([record(), record(**{"case_id": 8, **changes})])
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_counterfact(path)
+    assert str(caught.value).startswith(f"{path}, record 1: ")
+    with pytest.warns(UserWarning, match="Left out 1"):
+        assert len(read_counterfact(path, on_bad="skip")) == 1
+
+
+def test_a_case_id_that_comes_twice_is_refused(write_json: Callable[[object], Path]) -> None:
+    with pytest.raises(ValueError, match="record 1: the edit id must be unique in a file, but '7' came before"):
+        read_counterfact(write_json([record(), record()]))

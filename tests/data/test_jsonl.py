@@ -1,0 +1,76 @@
+"""A user's own file of edits."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mega_pl.data import read_jsonl
+from mega_pl.edits.request import EditCase, EditRequest, Probe
+
+EDIT: dict[str, Any] = {
+    "edit_id": "capital",
+    "prompt": "The capital of {} is",
+    "subject": "France",
+    "target_new": "Oslo",
+    "target_true": "Paris",
+}
+
+
+def save(folder: Path, *edits: dict[str, Any]) -> Path:
+    path = folder / "edits.jsonl"
+    path.write_text("\n".join(json.dumps(edit) for edit in edits), encoding="utf-8")
+    return path
+
+
+def test_five_fields_are_enough(tmp_path: Path) -> None:
+    assert read_jsonl(save(tmp_path, EDIT)) == [EditCase(request=EditRequest(**EDIT))]
+
+
+def test_white_space_around_texts_is_dropped(tmp_path: Path) -> None:
+    loose = {**EDIT, "prompt": "The capital of {} is ", "target_new": " Oslo"}
+    assert read_jsonl(save(tmp_path, loose)) == read_jsonl(save(tmp_path, EDIT))
+
+
+def test_every_field_is_read(tmp_path: Path) -> None:
+    more = {"phrasings": ["{} has its capital in"], "implications": ["The mayor of it is"], "contrasts": ["{} lies in"]}
+    asked = {"paraphrase_prompts": ["France is ruled from"], "neighborhood_prompts": ["The capital of Gaul is"]}
+    probe = {"prompt": "p", "answers": ["a", "b"], "condition_prompt": "q", "condition_answers": ["c"]}
+    axes = ("relation_specificity", "compositionality_1", "compositionality_2", "subject_aliasing")
+    case = read_jsonl(
+        save(tmp_path, {**EDIT, "edit_id": 3, "relation": "P36", **more, **asked, **{axis: [probe] for axis in axes}})
+    )[0]
+    assert case.request.edit_id == "3"
+    assert case.request.relation == "P36"
+    assert {name: list(getattr(case.request, name)) for name in more} == more
+    assert {name: list(getattr(case, name)) for name in asked} == asked
+    for axis in axes:
+        assert getattr(case, axis) == (
+            Probe(prompt="p", answers=("a", "b"), condition_prompt="q", condition_answers=("c",)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"edit_id": None}, "`edit_id` must be an integer or a string, but is missing."),
+        ({"target_new": None}, "`target_new` must be a string, but is missing."),
+        ({"prompt": "The capital is"}, "prompt"),
+        ({"phrasings": "{} has its capital in"}, "`phrasings` must be a list of strings"),
+        ({"paraphrases": []}, "but got paraphrases."),
+        (
+            {"subject_aliasing": [{"prompt": "p"}]},
+            "`subject_aliasing[0].answers` must be a list of at least one string",
+        ),
+        ({"subject_aliasing": [{"prompt": "p", "answers": "a"}]}, "`subject_aliasing[0].answers` must be a list of"),
+    ],
+)
+def test_malformed_lines_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    path = save(tmp_path, EDIT, {**EDIT, "edit_id": "second", **changes})
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_jsonl(path)
+    assert str(caught.value).startswith(f"{path}, line 2: ")

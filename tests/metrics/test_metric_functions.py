@@ -1,0 +1,118 @@
+import math
+import random
+
+import pytest
+import torch
+
+from mega_pl.metrics import bootstrap_interval, first_token_hit, first_token_hits, specificity_hits
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "hit"),
+    [
+        (" Sweden", ["Sweden"], True),
+        (" S", ["Sweden"], True),
+        (" sweden", ["Sweden"], False),
+        ("the", ["United States"], False),
+        (" US", ["United States", "USA"], True),
+        ("Swedenborg", ["Sweden"], False),
+        ("weden", ["Sweden"], False),
+        (" \n", ["Sweden"], False),
+        ("", [""], False),
+        ("Sweden", [], False),
+    ],
+)
+def test_hit_is_the_case_sensitive_prefix_test(prediction, answers, hit):
+    assert first_token_hit(prediction, answers) is hit
+
+
+def test_empty_prediction_counts_only_on_demand():
+    assert first_token_hit(" ", ["Sweden"], empty_counts=True)
+    assert not first_token_hit("x", ["Sweden"], empty_counts=True)
+
+
+def test_hits_are_the_single_ones():
+    predictions, answers = [" a", "b", ""], [("ab",), ("a", "c"), ("a",)]
+    assert first_token_hits(predictions, answers).tolist() == [True, False, False]
+    assert first_token_hits([], []).dtype == torch.bool
+
+
+def test_specificity_on_hand_made_cases():
+    # In order: held, overtaken, badly defined before, tied before and after.
+    bare_new, bare_true = torch.tensor([0.1, 0.1, 0.3, 0.2]), torch.tensor([0.5, 0.5, 0.2, 0.2])
+    new, true = torch.tensor([0.2, 0.6, 0.1, 0.2]), torch.tensor([0.4, 0.3, 0.5, 0.2])
+    hits, kept = specificity_hits(new, true, bare_new, bare_true)
+    assert hits.tolist() == [True, False, True, False]
+    assert kept.tolist() == [True, True, False, True]
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="must be a sequence of strings, but got the string 'Sweden'"):
+        first_token_hit("S", "Sweden")
+    with pytest.raises(ValueError, match="`predictions` and `answers` must be equally long, but got 1 and 2"):
+        first_token_hits(["a"], [["a"], ["b"]])
+    one, two = torch.ones(1), torch.ones(2)
+    with pytest.raises(ValueError, match=r"`bare_new` must have the shape \(N,\) of `new`, but got \(2,\) and \(1,\)"):
+        specificity_hits(one, one, two, one)
+    with pytest.raises(ValueError, match="`true` must hold probabilities, but got nan at index 1"):
+        specificity_hits(two, torch.tensor([0.5, math.nan]), two, two)
+    with pytest.raises(ValueError, match="must be equally long, but got 1, 2, 1"):
+        bootstrap_interval([1.0], ["a", "b"], seed=0)
+    with pytest.raises(ValueError, match=r"`level` must lie in \(0, 1\), but got 95"):
+        bootstrap_interval([1.0], ["a"], seed=0, level=95)
+    with pytest.raises(ValueError, match="`samples` must be at least 1, but got 0"):
+        bootstrap_interval([1.0], ["a"], seed=0, samples=0)
+
+
+def test_interval_is_that_of_a_slow_bootstrap():
+    rng = random.Random(0)
+    tests = [(f"{edit}", part, rng.random() < 0.3 + 0.4 * (edit % 2)) for edit in range(30) for part in "ab"]
+    tests += [("3", "b", True)] * 4
+    groups, parts, values = zip(*tests, strict=True)
+    found = bootstrap_interval([float(v) for v in values], groups, parts=parts, seed=1)
+
+    outcomes = {(edit, p): [v for g, q, v in tests if (g, q) == (edit, p)] for edit in set(groups) for p in "ab"}
+    means = []
+    for _ in range(1000):
+        draw = rng.choices(sorted(set(groups)), k=30)
+        drawn = [[v for edit in draw for v in outcomes[edit, part]] for part in "ab"]
+        means.append(sum(sum(values) / len(values) for values in drawn) / 2)
+    means.sort()
+    assert found == pytest.approx((means[25], means[-26]), abs=0.02)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng, inside = random.Random(0), 0
+    for seed in range(100):
+        values = [float(rng.random() < 0.7) for _ in range(80)]
+        low, high = bootstrap_interval(values, [str(i) for i in range(80)], seed=seed, samples=300, level=0.9)
+        inside += low <= 0.7 <= high
+    assert 0.82 <= inside / 100 <= 0.97
+
+
+def test_interval_draws_edits_not_tests():
+    # Forty tests of four edits know as much as four tests.
+    values = [1.0, 0.0, 1.0, 0.0]
+    names = ["a", "b", "c", "d"]
+    few = bootstrap_interval(values, names, seed=0)
+    many = bootstrap_interval(values * 10, names * 10, seed=0)
+    as_if_independent = bootstrap_interval(values * 10, [str(i) for i in range(40)], seed=0)
+    assert few == many
+    assert as_if_independent[1] - as_if_independent[0] < 0.7 * (many[1] - many[0])
+
+
+def test_interval_is_seeded_and_leaves_the_global_seed_alone():
+    state = torch.get_rng_state()
+    values, names = [1.0, 0.0, 0.0, 1.0, 1.0] * 4, [str(i) for i in range(20)]
+    assert bootstrap_interval(values, names, seed=3) == bootstrap_interval(values, names, seed=3)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_interval_of_nothing_is_nan_and_of_certainty_a_point():
+    assert all(math.isnan(end) for end in bootstrap_interval([], [], seed=0))
+    assert bootstrap_interval([1.0] * 5, list("abcde"), seed=0) == (1.0, 1.0)
+
+
+def test_a_part_that_a_draw_misses_is_left_out():
+    low, high = bootstrap_interval([1.0, 1.0], ["a", "b"], parts=["x", "y"], seed=0)
+    assert (low, high) == (1.0, 1.0)
