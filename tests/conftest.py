@@ -50,7 +50,8 @@ def build_model(model_type: str, overrides: Mapping[str, object] | None = None, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -9,9 +9,10 @@ from mega_pl.edits.request import EditCase, EditRequest
 def read_counterfact(path: str | Path, *, on_bad: OnBad = "raise") -> list[EditCase]:
     """Read CounterFact records.
 
-    Three fields more are read where a record has them: ``source_list`` (paraphrases of the edit prompt with the
-    subject filled in, free to fit), ``implication_list`` (filled two-hop prompts whose answers change with the
-    edit) and ``contrast_list`` (prompts about the subject that the edit must not change, as templates or filled).
+    Four fields more are read where a record has them: ``source_list`` (paraphrases of the edit prompt with the
+    subject filled in, free to fit), ``implication_list`` and ``contrast_list`` (questions whose answers change with
+    the edit, and questions about the subject that it must not change: lists of phrasings, filled or as templates) and
+    ``mention_list`` (pairs of the two templates of a `Mention`).
     A paraphrase or contrast in which the subject does not stand exactly once is left out: texts written by a
     language model often miss it.
 
@@ -39,9 +40,10 @@ def _case(record: Record, index: int) -> EditCase:
         target_new=rewrite.child("target_new").text("str"),
         target_true=rewrite.child("target_true").text("str"),
         relation=rewrite.text("relation_id", default=""),
-        phrasings=tuple(phrasing for phrasing in phrasings if phrasing != prompt),
-        implications=record.texts("implication_list"),
-        contrasts=to_templates(record.texts("contrast_list"), subject),
+        phrasings=phrasings,
+        implications=record.questions("implication_list", subject),
+        contrasts=record.questions("contrast_list", subject),
+        mentions=record.mentions("mention_list"),
     )
     return EditCase(
         request=request,

@@ -43,8 +43,9 @@ def _case(record: Record, index: int) -> EditCase:
         target_true=record.text("target_true"),
         relation=record.text("relation", default=""),
         phrasings=record.texts("phrasings"),
-        implications=record.texts("implications"),
-        contrasts=record.texts("contrasts"),
+        implications=record.questions("implications", record.text("subject")),
+        contrasts=record.questions("contrasts", record.text("subject")),
+        mentions=record.mentions("mentions"),
     )
     return EditCase(
         request=request,

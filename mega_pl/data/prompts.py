@@ -1,7 +1,6 @@
 """Prompt distributions: what an edit's maps and its scope are fitted on."""
 
 import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mega_pl.edits.request import EditRequest
@@ -61,49 +60,44 @@ class PromptConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSet:
-    """The prompts of one edit.
+    """The prompts of one edit's maps; ``target[pairs[i]]`` forces the new answer of ``source[i]``.
 
     Args:
-        source: End in the old object; every phrasing, forced phrasing and implication.
-        target: Force the new object.
-        own: Phrasings of the fact and its implications without any context: what the edit's scope must cover.
-        foreign: Questions about the same subject that the scope must leave out.
+        source: End in the old answer: every phrasing, forced phrasing and implication.
+        target: Force the new answer.
+        pairs: For each source prompt the index of its target prompt.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
-    own: tuple[str, ...]
-    foreign: tuple[str, ...]
+    pairs: tuple[int, ...]
 
 
 def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
     """Make an edit's prompt distributions (SAKE, and its implications for questions that build on the fact)."""
-    draw = random.Random(f"{config.seed} {request.edit_id}")
-    phrasings = [t.replace("{}", request.subject) for t in dict.fromkeys((request.prompt, *request.phrasings))]
-    plain = [p for phrasing in phrasings for p in _with_prefixes(phrasing, config.prefixes, draw)]
-    true, new = request.target_true, request.target_new
-    source, target = list(plain), [SUPPRESS.format(p=p, true=true, new=new) for p in plain]
+    plain = phrasings(request, config)
+    filled, true, new = request.filled, request.target_true, request.target_new
+    implications = [template.replace("{}", request.subject) for group in request.implications for template in group]
+    target = [SUPPRESS.format(p=p, true=true, new=new) for p in plain]
+    target += [PRETEND.format(p=filled, new=new, c=c) for c in implications]
+    direct, implied = range(len(plain)), range(len(plain), len(target))
+    source, pairs = list(plain), [*direct]
     if config.forced_source:
         source += [REPEAT.format(p=p, o=true) for p in plain]
-    filled = request.filled
-    source += [CONSIDER.format(p=filled, true=true, c=c) for c in request.implications]
-    target += [PRETEND.format(p=filled, new=new, c=c) for c in request.implications]
+        pairs += direct
+    source += [CONSIDER.format(p=filled, true=true, c=c) for c in implications]
+    pairs += implied
     if config.bare_implications:
-        source += request.implications
-    return PromptSet(
-        source=tuple(source),
-        target=tuple(target),
-        own=(*plain, *request.implications),
-        foreign=tuple(c.replace("{}", request.subject) for c in request.contrasts),
-    )
+        source += implications
+        pairs += implied
+    return PromptSet(source=tuple(source), target=tuple(target), pairs=tuple(pairs))
 
 
-def _with_prefixes(prompt: str, count: int, draw: random.Random) -> Iterator[str]:
-    yield prompt
-    for prefix in draw.sample(PREFIXES, count):
-        yield f"{prefix} {prompt}"
-
-
-def distinct(prompts: Sequence[str]) -> tuple[str, ...]:
-    """Drop repeated prompts and keep their order."""
-    return tuple(dict.fromkeys(prompts))
+def phrasings(request: EditRequest, config: PromptConfig) -> tuple[str, ...]:
+    """The edit's own questions: every phrasing, alone and after some neutral sentences."""
+    draw = random.Random(f"{config.seed} {request.edit_id}")
+    prompts = []
+    for template in dict.fromkeys((request.prompt, *request.phrasings)):
+        prompt = template.replace("{}", request.subject)
+        prompts += [prompt, *(f"{prefix} {prompt}" for prefix in draw.sample(PREFIXES, config.prefixes))]
+    return tuple(prompts)

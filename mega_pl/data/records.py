@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from mega_pl.edits.request import EditCase, Probe
+from mega_pl.edits.request import ALIAS, EditCase, Mention, Probe
 
 OnBad = Literal["raise", "skip"]
 """What a reader does with a record that it must refuse: raise, or leave it out and warn once a file."""
@@ -66,8 +66,21 @@ class Record:
         return self._texts(name, self._fields.get(name), blank)
 
     def groups(self, name: str) -> list[tuple[str, ...]]:
-        """A list of lists of strings, empty where the field is absent."""
-        return [self._texts(f"{name}[{i}]", value, True) for i, value in enumerate(self._list(name))]
+        """A list of lists of strings, empty where the field is absent; a string stands for a list of itself."""
+        lists = [[value] if isinstance(value, str) else value for value in self._list(name)]
+        return [self._texts(f"{name}[{i}]", value, True) for i, value in enumerate(lists)]
+
+    def questions(self, name: str, subject: str) -> tuple[tuple[str, ...], ...]:
+        """A list of questions, each a list of its phrasings, as templates; questions without one are left out."""
+        return tuple(templates for group in self.groups(name) if (templates := to_templates(group, subject)))
+
+    def mentions(self, name: str) -> tuple[Mention, ...]:
+        """A list of pairs of templates, with the alias that every subject may have in front."""
+        pairs = self.groups(name)
+        for i, pair in enumerate(pairs):
+            if len(pair) != 2:
+                raise self.refusal(f"{name}[{i}]", "a pair of templates", list(pair))
+        return (ALIAS, *(Mention(ask, phrase) for ask, phrase in pairs))
 
     def child(self, name: str) -> "Record":
         """An object, empty where the field is absent."""

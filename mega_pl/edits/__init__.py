@@ -1,5 +1,19 @@
-"""Edits: requests, fitted maps, gates and the bank that keeps them."""
+"""What is to be edited, and the bank of fitted edits."""
 
-from mega_pl.edits.request import EditCase, EditRequest, Probe
+from mega_pl.edits.bank import BankHandle, BankUse, EditBank
+from mega_pl.edits.gate import NO_EDIT, Gate, GateConfig
+from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe
 
-__all__ = ["EditCase", "EditRequest", "Probe"]
+__all__ = [
+    "ALIAS",
+    "NO_EDIT",
+    "BankHandle",
+    "BankUse",
+    "EditBank",
+    "EditCase",
+    "EditRequest",
+    "Gate",
+    "GateConfig",
+    "Mention",
+    "Probe",
+]

@@ -1,25 +1,98 @@
-"""What an edit asks for, and the prompts that test it."""
+"""A requested edit and the prompts that judge it.
+
+Readers and callers build these; malformed input is refused here and nowhere later.
+"""
 
 from dataclasses import dataclass
+
+SLOT = "{}"
+
+
+def _check_text(name: str, value: object) -> str:
+    """Give the text without the white space around it; refuse what is then empty."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, but got {type(value).__name__}: {value!r}.")
+    if not value.strip():
+        raise ValueError(f"{name} must not be blank, but got {value!r}.")
+    return value.strip()
+
+
+def _check_texts(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, tuple):
+        raise TypeError(f"{name} must be a tuple, but got {type(value).__name__}: {value!r}.")
+    return tuple(_check_text(name, item) for item in value)
+
+
+def _check_templates(name: str, value: object) -> tuple[str, ...]:
+    templates = _check_texts(name, value)
+    for template in templates:
+        if template.count(SLOT) != 1:
+            raise ValueError(f"{name} must hold exactly one {SLOT} for the subject, but got {template!r}.")
+    return templates
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A way to name a subject through another name, which the backbone itself is asked for.
+
+    If the backbone answers `ask`, with another name in it, with the subject, then `phrase` with that name means the
+    subject: "The spouse of {} is" and "the spouse of {}". If `phrase` is "{}" alone, `ask` is asked of the subject, and
+    the answer is an alias: "{} is also known as".
+
+    Args:
+        ask: Template with one `{}`, to be continued by the answer.
+        phrase: Noun phrase with one `{}`.
+
+    Raises:
+        TypeError: A text is not a str.
+        ValueError: A template has not exactly one `{}`.
+    """
+
+    ask: str
+    phrase: str
+
+    def __post_init__(self) -> None:
+        _check_templates("`ask`", (self.ask,))
+        _check_templates("`phrase`", (self.phrase,))
+
+    @property
+    def is_alias(self) -> bool:
+        """Whether the answer itself names the subject."""
+        return self.phrase == SLOT
+
+
+ALIAS = Mention("{} is also known as", "{}")
+"""The mention that every subject may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditRequest:
-    """One fact to change, in CounterFact's words.
+    """One fact to be changed, with whatever may be used to fit the change.
+
+    White space around the texts is dropped: answers follow a prompt after exactly one space.
 
     Args:
         edit_id: Name of the edit, unique in a bank.
-        prompt: Template with one ``{}`` for the subject, ending right before the object.
+        prompt: Template with one `{}` for the subject, to be continued by the object.
         subject: What the fact is about.
-        target_new: The object that the model shall give.
-        target_true: The object that it gives now.
-        relation: Name or Wikidata property of the relation.
-        phrasings: Other templates with one ``{}`` for the same fact, free for fitting.
-        implications: Filled prompts whose answers follow from the fact, free for fitting.
-        contrasts: Templates with one ``{}`` that ask of the subject what the edit must leave alone.
+        target_new: Object that the edited model should give.
+        target_true: Object that the model gives before.
+        relation: Name of the relation, for example a Wikidata id; empty if unknown.
+        phrasings: Templates with one `{}` for the same fact.
+        implications: Questions about the subject whose answers change with the edit, each a tuple of templates.
+        contrasts: Questions about the subject that the edit must leave alone, each a tuple of templates.
+        mentions: Ways to name the subject through another name.
 
     Raises:
-        ValueError: If a text is empty, a template has not exactly one ``{}``, or the targets are equal.
+        TypeError: A text is not a str, or a group of texts not a tuple of them.
+        ValueError: A text is blank, a template has not exactly one `{}`, or both targets are the same.
+
+    Example:
+        >>> request = EditRequest(
+        ...     edit_id="0", prompt="{} plays the", subject="Toko Yasuda", target_new="piano", target_true="guitar"
+        ... )
+        >>> request.filled
+        'Toko Yasuda plays the'
     """
 
     edit_id: str
@@ -29,36 +102,43 @@ class EditRequest:
     target_true: str
     relation: str = ""
     phrasings: tuple[str, ...] = ()
-    implications: tuple[str, ...] = ()
-    contrasts: tuple[str, ...] = ()
+    implications: tuple[tuple[str, ...], ...] = ()
+    contrasts: tuple[tuple[str, ...], ...] = ()
+    mentions: tuple[Mention, ...] = (ALIAS,)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be edited."""
-        for name in ("edit_id", "subject", "target_new", "target_true"):
-            if not getattr(self, name).strip():
-                raise ValueError(f"`{name}` must not be empty, but got {getattr(self, name)!r}.")
-        for name, templates in (("prompt", (self.prompt,)), ("phrasings", self.phrasings), ("contrasts", self.contrasts)):
-            for template in templates:
-                if template.count("{}") != 1:
-                    raise ValueError(f"`{name}` must have exactly one '{{}}' for the subject, but got {template!r}.")
-        if self.target_new.strip() == self.target_true.strip():
-            raise ValueError(f"`target_new` must differ from `target_true`, but both are {self.target_new!r}.")
+        owner = f"of edit {_check_text('`edit_id`', self.edit_id)!r}"
+        for name in ("edit_id", "prompt", "subject", "target_new", "target_true"):
+            object.__setattr__(self, name, _check_text(f"`{name}` {owner}", getattr(self, name)))
+        _check_templates(f"`prompt` {owner}", (self.prompt,))
+        object.__setattr__(self, "phrasings", _check_templates(f"`phrasings` {owner}", self.phrasings))
+        for name in ("implications", "contrasts"):
+            groups = tuple(_check_templates(f"`{name}` {owner}", group) for group in getattr(self, name))
+            if not all(groups):
+                raise ValueError(f"`{name}` {owner} must give each question a phrasing, but one has none.")
+            object.__setattr__(self, name, groups)
+        if self.target_new == self.target_true:
+            raise ValueError(f"`target_new` {owner} must differ from `target_true`, but both are {self.target_new!r}.")
 
     @property
     def filled(self) -> str:
         """The prompt with its subject."""
-        return self.prompt.replace("{}", self.subject)
+        return self.prompt.replace(SLOT, self.subject)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A question that tests an edit, and the question that tells whether the model can be asked it.
+    """One evaluation prompt with the answers that count as right.
 
     Args:
-        prompt: The question.
-        answers: The right answer after the edit, then its aliases.
-        condition_prompt: A question that the bare model must answer for the test to count; empty for none.
-        condition_answers: Its right answers.
+        prompt: Filled prompt.
+        answers: The right answer, then its aliases.
+        condition_prompt: Filled prompt that a model must get right for the probe to count; empty if there is none.
+        condition_answers: Right answers to it, empty if and only if `condition_prompt` is.
+
+    Raises:
+        TypeError: A text is not a str, or a group of texts not a tuple of them.
+        ValueError: A text is blank, there is no answer, or a condition lacks its prompt or its answers.
     """
 
     prompt: str
@@ -66,19 +146,34 @@ class Probe:
     condition_prompt: str = ""
     condition_answers: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_text("`prompt`", self.prompt)
+        if not _check_texts(f"`answers` of probe {self.prompt!r}", self.answers):
+            raise ValueError(f"`answers` of probe {self.prompt!r} must hold at least one answer, but got none.")
+        _check_texts(f"`condition_answers` of probe {self.prompt!r}", self.condition_answers)
+        if bool(self.condition_prompt.strip()) != bool(self.condition_answers):
+            raise ValueError(
+                f"`condition_prompt` and `condition_answers` of probe {self.prompt!r} must be given together or not "
+                f"at all, but got {self.condition_prompt!r} and {self.condition_answers!r}."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditCase:
-    """An edit and the prompts of its evaluation, none of which is ever used to fit it.
+    """An edit request with the prompts that judge it, none of which may be used to fit it.
 
     Args:
         request: The edit.
-        paraphrase_prompts: Other ways to ask for the fact.
-        neighborhood_prompts: The same question about other subjects with the true object.
-        relation_specificity: Other questions about the subject.
-        compositionality_1: Questions that follow from the new object.
-        compositionality_2: The fact asked through another subject.
-        subject_aliasing: The fact asked by another name of the subject.
+        paraphrase_prompts: Filled prompts for the same fact.
+        neighborhood_prompts: Filled prompts about other subjects whose object is `target_true`.
+        relation_specificity: Facts about the same subject that the edit leaves as they are.
+        compositionality_1: Two-hop questions that start with the edited fact.
+        compositionality_2: Two-hop questions that end with the edited fact.
+        subject_aliasing: The edited fact under other names of the subject.
+
+    Raises:
+        TypeError: A prompt is not a str.
+        ValueError: A prompt is blank.
     """
 
     request: EditRequest
@@ -89,3 +184,6 @@ class EditCase:
     compositionality_2: tuple[Probe, ...] = ()
     subject_aliasing: tuple[Probe, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("paraphrase_prompts", "neighborhood_prompts"):
+            _check_texts(f"`{name}` of edit {self.request.edit_id!r}", getattr(self, name))

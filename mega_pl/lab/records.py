@@ -56,7 +56,7 @@ class RecordMaker:
             self.holders[fact.relation, fact.object].append(fact.subject)
 
     def counterfact(self, split: Split) -> list[Record]:
-        """The split's edits as CounterFact records, with SAKE's ``source_list`` and two lists more."""
+        """The split's edits as CounterFact records, with SAKE's ``source_list`` and three lists more."""
         return [self._counterfact(i) for i in self._ids(split)]
 
     def rippleedits(self, split: Split) -> list[Record]:
@@ -104,6 +104,7 @@ class RecordMaker:
             "source_list": [fill(t, fact.subject) for t in relation.templates],
             "implication_list": list(self._implications(fact)),
             "contrast_list": list(self._contrasts(fact)),
+            "mention_list": list(self._mentions(fact)),
         }
 
     def _others(self, relation: Relation, value: str, subject: str, template: str, draw: random.Random) -> list[str]:
@@ -115,24 +116,32 @@ class RecordMaker:
         prompts = [fill(t, s) for s in others for t in (template, draw.choice(relation.heldout))]
         return prompts[:10]
 
-    def _implications(self, fact: Fact) -> Iterator[str]:
+    def _implications(self, fact: Fact) -> Iterator[list[str]]:
         """Two-hop questions through the edited fact, in phrasings that are free for fitting."""
         for second in self.world.second_hops.get(fact.relation, ()):
-            outer = self.world.relations[second].templates
-            for i, template in enumerate(outer):
-                phrases = self.world.relations[fact.relation].phrases
-                yield fill(template, phrases[i % len(phrases)].replace("{}", fact.subject))
+            yield self._two_hop_templates(fact.relation, second)
 
-    def _contrasts(self, fact: Fact) -> Iterator[str]:
+    def _contrasts(self, fact: Fact) -> Iterator[list[str]]:
         """Questions about the subject that the edit must leave alone."""
         kind = self.world.entities[fact.subject]
         for relation in self.world.relations.values():
             if relation.subjects == kind and relation.name != fact.relation:
-                yield from (fill(t, fact.subject) for t in relation.templates)
+                yield list(relation.templates)
                 for second in self.world.second_hops.get(relation.name, ()):
-                    outer = self.world.relations[second].templates
-                    for i, phrase in enumerate(relation.phrases):
-                        yield fill(outer[(i + len(second)) % len(outer)], phrase.replace("{}", fact.subject))
+                    yield self._two_hop_templates(relation.name, second)
+
+    def _two_hop_templates(self, first: str, second: str) -> list[str]:
+        phrases = self.world.relations[first].phrases
+        return [
+            fill(template, phrases[i % len(phrases)]) for i, template in enumerate(self.world.relations[second].templates)
+        ]
+
+    def _mentions(self, fact: Fact) -> Iterator[list[str]]:
+        """Phrases that name an entity through the entity that it is asked of."""
+        for first, seconds in self.world.second_hops.items():
+            relation = self.world.relations[first]
+            if fact.relation in seconds:
+                yield from ([relation.templates[0], phrase] for phrase in relation.phrases)
 
     def _rippleedits(self, index: int) -> Record:
         fact, new = self.edits[index]

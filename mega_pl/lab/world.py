@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 
+from mega_pl.data.prompts import PREFIXES
+
 TABLES = {"country": "countries.tsv", "city": "cities.tsv", "person": "people.tsv"}
 
 
@@ -93,7 +95,7 @@ class World:
         }
         self.second_hops = {first: tuple(seconds) for first, seconds in table["two_hop"].items()}
         self.alias_templates = tuple(table["text"]["aliases"])
-        self.prefixes = tuple(table["text"]["prefixes"])
+        self.prefixes = PREFIXES
         self.heldout_prefixes = tuple(table["text"]["heldout_prefixes"])
         self.entities: dict[str, str] = {}
         self.aliases: dict[str, tuple[str, ...]] = {}

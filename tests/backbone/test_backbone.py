@@ -129,7 +129,7 @@ def test_prompts_that_cannot_be_encoded_are_refused(tiny_backbone):
     with pytest.raises(ValueError, match=r"at most 64 tokens for this model, but got \d+"):
         backbone.encode(["Rome is a city " * 30])
     with pytest.raises(ValueError, match="`padding_side` must be left or right, but got 'middle'"):
-        backbone.encode(["Rome"], "middle")  # type: ignore[arg-type]
+        backbone.encode(["Rome"], "middle")
 
 
 def test_answers_that_are_empty_or_merge_into_the_prompt_are_refused(tiny_backbone, tiny_tokenizer):
@@ -141,7 +141,7 @@ def test_answers_that_are_empty_or_merge_into_the_prompt_are_refused(tiny_backbo
         def __call__(self, text):
             return {"input_ids": [len(text)]}
 
-    backbone.tokenizer = Merging()  # type: ignore[assignment]
+    backbone.tokenizer = Merging()
     with pytest.raises(ValueError, match="'Rome is' and 'big' merge; end the prompt at a word"):
         backbone.answer_ids("Rome is", "big")
 

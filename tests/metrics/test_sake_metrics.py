@@ -134,7 +134,7 @@ def test_collection_keeps_measures_of_one_class_apart():
     assert set(metrics.keys()) == {"acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa"}
     for name, metric in metrics.items():
         if name != "spec":
-            metric.update(["a"], [["a"]])  # type: ignore[operator]
+            metric.update(["a"], [["a"]])
     metrics["spec"].update(*probabilities(8, seed=0))
     metrics.compute()
     metrics["gen"].update(["b"], [["a"]])
@@ -184,5 +184,6 @@ def test_refusals():
         Gen().update(["a"], [["a"]], torch.tensor([True, False]))
     with pytest.raises(ValueError, match="`silent` must be given to a literal metric"):
         RS(literal=True).update(["a"], [["a"]])
+    new, true, bare_new, bare_true = probabilities(2, seed=0)
     with pytest.raises(ValueError, match=r"`silent` must have shape \(2,\)"):
-        Spec(literal=True).update(*probabilities(2, seed=0), silent=torch.tensor([True]))
+        Spec(literal=True).update(new, true, bare_new, bare_true, silent=torch.tensor([True]))

@@ -2,7 +2,7 @@ import json
 import math
 import random
 from dataclasses import asdict, replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -15,7 +15,12 @@ TOKENS = (" S", " Sweden", " Nor", " the", "")
 
 def row(metric, edit_id="1", answers=("Sweden",), **fields):
     test = Test(edit_id=edit_id, metric=metric, prompt="p", answers=answers, new="Sweden", true="Norway")
-    defaults = {"prediction": " Sweden", "bare_prediction": " Norway", "bare_new": 0.1, "bare_true": 0.5}
+    defaults: dict[str, Any] = {
+        "prediction": " Sweden",
+        "bare_prediction": " Norway",
+        "bare_new": 0.1,
+        "bare_true": 0.5,
+    }
     return Row(test=test, **(defaults | {"new_probability": 0.6, "true_probability": 0.2} | fields))
 
 

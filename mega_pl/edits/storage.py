@@ -1,0 +1,137 @@
+"""The files of a bank: tensors in safetensors, everything else in JSON, and a card for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mega_pl.backbone import Site
+from mega_pl.edits.gate import Gate
+from mega_pl.edits.request import EditRequest, Mention
+from mega_pl.functional import Transports
+from mega_pl.functional.discriminant import Discriminant
+
+if TYPE_CHECKING:
+    from mega_pl.edits.bank import EditBank
+
+FORMAT_VERSION = 1
+TENSORS, CONFIG, CARD = "edit_model.safetensors", "edit_config.json", "README.md"
+_MAPS = ("mean", "shift", "basis", "matrix", "ranks")
+
+
+def save_bank(bank: EditBank, folder: Path) -> Path:
+    """Write a bank's three files, each beside its place and then renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = bank_tensors(bank.maps, bank.gate)
+    save_file(tensors, folder / f".{TENSORS}", metadata={"format": "pt", "format_version": str(FORMAT_VERSION)})
+    os.replace(folder / f".{TENSORS}", folder / TENSORS)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "method": "mega",
+        "base_model_name_or_path": bank.backbone["name"],
+        "backbone": dict(bank.backbone),
+        "sites": [str(site) for site in bank.maps],
+        "token_scope": "last_prompt",
+        "strength": bank.strength,
+        "gate": {"layers": list(bank.gate_layers), "threshold": bank.gate.threshold},
+        "settings": dict(bank.settings),
+        "edits": [asdict(request) for request in bank.requests],
+    }
+    write_text(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=1) + "\n")
+    write_text(folder / CARD, _card(bank))
+    return folder
+
+
+def load_bank(name_or_path: str, revision: str | None) -> dict[str, Any]:
+    """Read the fields of a bank.
+
+    Raises:
+        ValueError: If a file is missing, damaged or of an unknown format.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        if folder.is_absolute() or name_or_path.count("/") != 1 or name_or_path.startswith("."):
+            raise ValueError(f"a bank must be a folder or a repository on the hub, but there is no {name_or_path!r}.")
+        folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=[TENSORS, CONFIG]))
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        tensors = load_file(folder / TENSORS)
+        version = config["format_version"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: a bank needs a sound {CONFIG} and {TENSORS}, but {error}.") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{folder}: `format_version` must be {FORMAT_VERSION}, but got {version}.")
+    try:
+        maps, gate = bank_parts(tensors, config["sites"], config["gate"]["threshold"])
+        return {
+            "requests": tuple(request_from(edit) for edit in config["edits"]),
+            "maps": maps,
+            "gate": gate,
+            "gate_layers": tuple(config["gate"]["layers"]),
+            "strength": config["strength"],
+            "backbone": config["backbone"],
+            "settings": config["settings"],
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: {CONFIG} and {TENSORS} must belong together, but {error} is missing.") from error
+
+
+def bank_tensors(maps: Any, gate: Gate) -> dict[str, Tensor]:
+    """The tensors of maps and gate, by name."""
+    tensors = {f"maps.{site}.{name}": getattr(of_site, name) for site, of_site in maps.items() for name in _MAPS}
+    tensors |= {
+        "gate.mean": gate.space.mean,
+        "gate.projection": gate.space.projection,
+        "gate.questions": gate.questions,
+        "gate.owners": gate.owners,
+    }
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def bank_parts(tensors: dict[str, Tensor], sites: list[str], threshold: float) -> tuple[dict[Site, Transports], Gate]:
+    """Maps and gate again from their tensors."""
+    maps = {Site.parse(s): Transports(*(tensors[f"maps.{s}.{name}"] for name in _MAPS)) for s in sites}
+    space = Discriminant(tensors["gate.mean"], tensors["gate.projection"])
+    return maps, Gate(space, tensors["gate.questions"], tensors["gate.owners"], threshold)
+
+
+def request_from(fields: dict[str, Any]) -> EditRequest:
+    """A request from what JSON makes of its fields."""
+    return EditRequest(
+        **{
+            **fields,
+            "phrasings": tuple(fields["phrasings"]),
+            "implications": tuple(map(tuple, fields["implications"])),
+            "contrasts": tuple(map(tuple, fields["contrasts"])),
+            "mentions": tuple(Mention(**mention) for mention in fields["mentions"]),
+        }
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it, so that it is never half there."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _card(bank: EditBank) -> str:
+    rows = "\n".join(f"| {r.edit_id} | {r.filled} | {r.target_true} | {r.target_new} |" for r in bank.requests[:20])
+    more = f"\n\nand {len(bank) - 20} more.\n" if len(bank) > 20 else "\n"
+    return (
+        f"---\nlibrary_name: mega_pl\nbase_model: {bank.backbone['name']}\ntags: [knowledge-editing, steering]\n---\n\n"
+        f"# {len(bank)} edits of {bank.backbone['name']}\n\n"
+        f"Edits of facts by activation steering at {', '.join(map(str, bank.maps))}; the weights stay as they are.\n\n"
+        "```python\nfrom mega_pl import Backbone, EditBank\n\n"
+        f'backbone = Backbone.from_pretrained("{bank.backbone["name"]}")\n'
+        'with EditBank.from_pretrained("FOLDER").apply(backbone):\n    ...  # generate\n```\n\n'
+        f"| edit | prompt | before | after |\n| --- | --- | --- | --- |\n{rows}{more}"
+    )

@@ -1,0 +1,136 @@
+"""Fitting the maps of edits: activations recorded at the sites, and each edit's map solved from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mega_pl.backbone import Backbone, Site, record, steer
+from mega_pl.data.prompts import PromptSet
+from mega_pl.functional import Transport, fit_transport, mean_shift, stack
+
+Estimator = Literal["transport", "mean_shift"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapConfig:
+    """How an edit's maps are estimated.
+
+    Args:
+        estimator: ``transport`` solves SAKE's Gaussian map in the span of the samples; ``mean_shift`` only adds the
+            difference of the means.
+        rank: Directions in which the map is more than a shift: a number, a share of the variance, or None for all.
+        max_rank: The most directions where ``rank`` is a share.
+        regularization: Added to both covariances.
+        relative: Whether it counts in mean eigenvalues instead of absolutely.
+        strength: Multiple of the full move.
+    """
+
+    estimator: Estimator = "transport"
+    rank: int | float | None = 0.95
+    max_rank: int = 32
+    regularization: float = 1e-2
+    relative: bool = True
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.estimator not in get_args(Estimator):
+            raise ValueError(f"`estimator` must be one of {', '.join(get_args(Estimator))}, but got {self.estimator!r}.")
+        if not 0 < self.strength <= 2:
+            raise ValueError(f"`strength` must lie in (0, 2], but got {self.strength}.")
+
+    def solve(self, source: Tensor, target: Tensor) -> Transport:
+        """Solve one edit's map at one site in float64 and keep it in float32.
+
+        Args:
+            source: (N, D) last-token activations of the source prompts.
+            target: (M, D) those of the target prompts.
+        """
+        if self.estimator == "mean_shift":
+            return mean_shift(source, target).cast(torch.float32)
+        return fit_transport(
+            source,
+            target,
+            rank=self.rank,
+            max_rank=self.max_rank,
+            regularization=self.regularization,
+            relative=self.relative,
+        ).cast(torch.float32)
+
+
+def fit_maps(
+    backbone: Backbone, prompts: Sequence[PromptSet], sites: Sequence[Site], config: MapConfig, *, batch: int = 128
+) -> list[dict[Site, Transport]]:
+    """Fit the maps of some edits at all sites.
+
+    Sites are fitted in the order of a forward pass, each on source activations that the earlier maps have moved:
+    fitted independently, maps of the residual stream would each make the whole move and overshoot together.
+
+    Args:
+        backbone: The bare model.
+        prompts: For each edit its prompts.
+        sites: Where to steer.
+        config: How to estimate.
+        batch: Prompts a forward pass.
+
+    Returns:
+        For each edit its map at each site.
+    """
+    sources = [(e, p) for e, s in enumerate(prompts) for p in s.source]
+    targets = [(e, p) for e, s in enumerate(prompts) for p in s.target]
+    wanted = last_states(backbone, targets, sites, {}, config.strength, batch)
+    fitted: list[dict[Site, Transport]] = [{} for _ in prompts]
+    for site in sorted(sites):
+        states = last_states(backbone, sources, [site], _by_site(fitted), config.strength, batch)[site]
+        of_source, of_target = (torch.tensor([e for e, _ in rows]) for rows in (sources, targets))
+        for e, maps in enumerate(fitted):
+            maps[site] = config.solve(states[of_source == e], wanted[site][of_target == e])
+    return fitted
+
+
+@torch.no_grad()
+def last_states(
+    backbone: Backbone,
+    prompts: Sequence[tuple[int, str]],
+    sites: Sequence[Site],
+    maps: dict[Site, list[Transport]],
+    strength: float,
+    batch: int,
+) -> dict[Site, Tensor]:
+    """Last-token activations of prompts, each moved at earlier sites by the maps of its edit.
+
+    Args:
+        backbone: The model.
+        prompts: N pairs of an edit's index and a prompt.
+        sites: What to record.
+        maps: For each steered site the map of each edit.
+        strength: Multiple of the full move.
+        batch: Prompts a forward pass.
+
+    Returns:
+        For each site (N, D) float32 on the CPU.
+    """
+    moves = {site: stack([m.cast(device=backbone.device) for m in of_site]) for site, of_site in maps.items()}
+    states = {site: torch.empty(len(prompts), backbone.width) for site in sites}
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]))
+    for start in range(0, len(by_length), batch):
+        rows = by_length[start : start + batch]
+        encoded = backbone.encode([prompts[i][1] for i in rows])
+        edit = torch.tensor([prompts[i][0] for i in rows])
+        edits = {
+            site: (lambda x, move=move: move.apply(x, edit.to(x.device), strength)) for site, move in moves.items()
+        }
+        with (
+            steer(backbone.model, edits, encoded.last),
+            record(backbone.model, sites, encoded.last) as seen,
+        ):
+            backbone.model.base_model(**encoded.inputs, use_cache=False)
+        for site in sites:
+            states[site][rows] = seen[site].float().cpu()
+    return states
+
+
+def _by_site(fitted: Sequence[dict[Site, Transport]]) -> dict[Site, list[Transport]]:
+    return {site: [maps[site] for maps in fitted] for site in fitted[0]}

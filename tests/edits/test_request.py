@@ -1,0 +1,151 @@
+import dataclasses
+
+import pytest
+
+from mega_pl.edits import EditCase, EditRequest, Probe
+
+FIELDS = {
+    "edit_id": "2",
+    "prompt": "{} plays the",
+    "subject": "Toko Yasuda",
+    "target_new": "piano",
+    "target_true": "guitar",
+}
+
+
+def request(**changes: object) -> EditRequest:
+    return EditRequest(**{**FIELDS, **changes})  # type: ignore[arg-type]
+
+
+def test_filled_puts_the_subject_into_the_prompt():
+    assert request().filled == "Toko Yasuda plays the"
+    assert request(prompt="The instrument of {} is the").filled == "The instrument of Toko Yasuda is the"
+
+
+def test_braces_that_are_no_slot_are_left_alone():
+    assert request(prompt="In {x} of {}, {0}", subject="C{}").filled == "In {x} of C{}, {0}"
+
+
+def test_whitespace_around_the_texts_is_dropped():
+    stray = request(
+        prompt=" {} plays the ",
+        subject="Toko Yasuda\n",
+        target_new=" piano",
+        target_true="guitar ",
+        phrasings=("{} on ",),
+    )
+    assert stray == request(phrasings=("{} on",))
+
+
+def test_request_is_frozen_hashable_and_named_only():
+    assert len({request(), request(), request(target_new="drums")}) == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request().subject = "John Lennon"  # type: ignore[misc]
+    with pytest.raises(TypeError, match="positional argument"):
+        EditRequest("2", "{} plays the", "Toko Yasuda", "piano", "guitar")  # type: ignore[misc]
+
+
+def test_replace_checks_again():
+    assert dataclasses.replace(request(), target_new="drums").target_new == "drums"
+    with pytest.raises(ValueError, match="must differ"):
+        dataclasses.replace(request(), target_new="guitar")
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_blank_texts_are_refused(name, blank):
+    with pytest.raises(ValueError, match=rf"^`{name}`.* must not be blank, but got "):
+        request(**{name: blank})
+
+
+@pytest.mark.parametrize("name", [*sorted(FIELDS), "relation"])
+def test_texts_that_are_no_str_are_refused(name):
+    with pytest.raises(TypeError, match=rf"^`{name}`.* must be a str, but got int: 3\.$"):
+        request(**{name: 3})
+
+
+@pytest.mark.parametrize("name", ["prompt", "phrasings", "contrasts"])
+@pytest.mark.parametrize("template", ["plays the", "{} and {} play the", "{0} plays the"])
+def test_templates_without_exactly_one_slot_are_refused(name, template):
+    value = template if name == "prompt" else ("{} plays", template)
+    with pytest.raises(ValueError, match=rf"^`{name}` of edit '2' must hold exactly one {{}} for the subject, but got"):
+        request(**{name: value})
+
+
+def test_implications_with_a_slot_are_refused():
+    assert request(implications=("The maker of his instrument is",)).implications
+    with pytest.raises(ValueError, match="`implications` of edit '2' must be filled, without {}"):
+        request(implications=("The maker of the instrument of {} is",))
+
+
+@pytest.mark.parametrize("name", ["phrasings", "implications", "contrasts"])
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (["{} on"], TypeError, "must be a tuple, but got list"),
+        ("{} on", TypeError, "must be a tuple, but got str"),
+        ((3,), TypeError, "must be a str, but got int"),
+        (("\n",), ValueError, "must not be blank"),
+    ],
+)
+def test_groups_that_are_no_tuples_of_texts_are_refused(name, value, error, message):
+    with pytest.raises(error, match=rf"^`{name}` of edit '2' {message}"):
+        request(**{name: value})
+
+
+@pytest.mark.parametrize("target_new", ["guitar", " guitar\n"])
+def test_an_edit_that_changes_nothing_is_refused(target_new):
+    with pytest.raises(ValueError, match="`target_new` of edit '2' must differ from `target_true`, but both are 'gui"):
+        request(target_new=target_new)
+
+
+def test_probe_takes_a_condition_or_none():
+    assert Probe("Syria's currency is", ("pound", "lira")).condition_answers == ()
+    assert Probe("p", ("a",), "q", ("b",)).condition_prompt == "q"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"prompt": " "}, ValueError, "`prompt` must not be blank"),
+        ({"answers": ()}, ValueError, "`answers` of probe 'p' must hold at least one answer"),
+        ({"answers": ("a", "")}, ValueError, "`answers` of probe 'p' must not be blank"),
+        ({"answers": "a"}, TypeError, "`answers` of probe 'p' must be a tuple, but got str"),
+        ({"condition_prompt": "q"}, ValueError, "must be given together or not at all"),
+        ({"condition_answers": ("b",)}, ValueError, "must be given together or not at all"),
+        ({"condition_prompt": None}, TypeError, "`condition_prompt` of probe 'p' must be a str"),
+    ],
+)
+def test_malformed_probes_are_refused(fields, error, message):
+    with pytest.raises(error, match=message):
+        Probe(**{"prompt": "p", "answers": ("a",), **fields})
+
+
+def test_case_holds_its_prompts():
+    probe = Probe("p", ("a",))
+    case = EditCase(request(), ("Toko Yasuda is incredible at",), subject_aliasing=(probe,))
+    assert case.paraphrase_prompts == ("Toko Yasuda is incredible at",)
+    assert case.subject_aliasing == (probe,)
+    assert case.neighborhood_prompts == case.compositionality_1 == ()
+    assert hash(case) == hash(dataclasses.replace(case))
+
+
+@pytest.mark.parametrize("name", ["paraphrase_prompts", "neighborhood_prompts"])
+@pytest.mark.parametrize(("value", "error"), [(["p"], TypeError), ("p", TypeError), (("",), ValueError)])
+def test_malformed_prompts_of_a_case_are_refused(name, value, error):
+    with pytest.raises(error, match=f"^`{name}` of edit '2' must"):
+        EditCase(request(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["relation_specificity", "compositionality_1", "compositionality_2", "subject_aliasing"]
+)
+@pytest.mark.parametrize("value", [[], ("p",), Probe("p", ("a",))])
+def test_malformed_probes_of_a_case_are_refused(name, value):
+    with pytest.raises(TypeError, match=f"^`{name}` of edit '2' must"):
+        EditCase(request(), **{name: value})
+
+
+def test_case_without_a_request_is_refused():
+    with pytest.raises(TypeError, match="`request` must be an EditRequest, but got dict"):
+        EditCase(FIELDS)  # type: ignore[arg-type]
