@@ -1,1 +1,6 @@
-"""Lightning callbacks for editing and steering runs."""
+"""Lightning callbacks, imported as `mega_pl.callbacks`."""
+
+from .bank_checkpoint import BankCheckpoint
+from .result_table import ResultTable
+
+__all__ = ["BankCheckpoint", "ResultTable"]

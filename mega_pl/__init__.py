@@ -1,0 +1,6 @@
+"""Knowledge editing by activation steering: fit edits of a frozen language model, route them by content, undo them."""
+
+from mega_pl.backbone import Backbone, Site
+from mega_pl.edits import EditBank, EditRequest
+
+__all__ = ["Backbone", "EditBank", "EditRequest", "Site"]

@@ -37,7 +37,9 @@ class MapConfig:
 
     def __post_init__(self) -> None:
         if self.estimator not in get_args(Estimator):
-            raise ValueError(f"`estimator` must be one of {', '.join(get_args(Estimator))}, but got {self.estimator!r}.")
+            raise ValueError(
+                f"`estimator` must be one of {', '.join(get_args(Estimator))}, but got {self.estimator!r}."
+            )
         if not 0 < self.strength <= 2:
             raise ValueError(f"`strength` must lie in (0, 2], but got {self.strength}.")
 

@@ -142,7 +142,9 @@ def answers(
     for some in _chunks(prompts, batch):
         values, ids = backbone.last_logits(backbone.encode(some)).softmax(-1).topk(5)
         for row, tokens_of_row in zip(values.tolist(), ids.tolist(), strict=True):
-            starts.append([backbone.tokenizer.decode([t]) for v, t in zip(row, tokens_of_row, strict=True) if v >= least])
+            starts.append(
+                [backbone.tokenizer.decode([t]) for v, t in zip(row, tokens_of_row, strict=True) if v >= least]
+            )
     flat = [(i, start) for i, found in enumerate(starts) for start in found]
     texts = [start for _, start in flat]
     for _ in range(tokens - 1):

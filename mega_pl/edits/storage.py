@@ -30,22 +30,10 @@ _MAPS = ("mean", "shift", "basis", "matrix", "ranks")
 def save_bank(bank: EditBank, folder: Path) -> Path:
     """Write a bank's three files, each beside its place and then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = bank_tensors(bank.maps, bank.gate)
-    save_file(tensors, folder / f".{TENSORS}", metadata={"format": "pt", "format_version": str(FORMAT_VERSION)})
+    metadata = {"format": "pt", "format_version": str(FORMAT_VERSION)}
+    save_file(bank_tensors(bank), folder / f".{TENSORS}", metadata=metadata)
     os.replace(folder / f".{TENSORS}", folder / TENSORS)
-    config = {
-        "format_version": FORMAT_VERSION,
-        "method": "mega",
-        "base_model_name_or_path": bank.backbone["name"],
-        "backbone": dict(bank.backbone),
-        "sites": [str(site) for site in bank.maps],
-        "token_scope": "last_prompt",
-        "strength": bank.strength,
-        "gate": {"layers": list(bank.gate_layers), "threshold": bank.gate.threshold},
-        "settings": dict(bank.settings),
-        "edits": [asdict(request) for request in bank.requests],
-    }
-    write_text(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=1) + "\n")
+    write_text(folder / CONFIG, json.dumps(bank_config(bank), ensure_ascii=False, indent=1) + "\n")
     write_text(folder / CARD, _card(bank))
     return folder
 
@@ -64,43 +52,62 @@ def load_bank(name_or_path: str, revision: str | None) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         tensors = load_file(folder / TENSORS)
-        version = config["format_version"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{folder}: a bank needs a sound {CONFIG} and {TENSORS}, but {error}.") from error
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{folder}: `format_version` must be {FORMAT_VERSION}, but got {version}.")
     try:
-        maps, gate = bank_parts(tensors, config["sites"], config["gate"]["threshold"])
-        return {
-            "requests": tuple(request_from(edit) for edit in config["edits"]),
-            "maps": maps,
-            "gate": gate,
-            "gate_layers": tuple(config["gate"]["layers"]),
-            "strength": config["strength"],
-            "backbone": config["backbone"],
-            "settings": config["settings"],
-        }
+        return bank_fields(config, tensors)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: {CONFIG} and {TENSORS} must belong together, but {error} is missing.") from error
+        raise ValueError(f"{folder}: {CONFIG} and {TENSORS} must belong together, but {error} does not fit.") from error
 
 
-def bank_tensors(maps: Any, gate: Gate) -> dict[str, Tensor]:
-    """The tensors of maps and gate, by name."""
-    tensors = {f"maps.{site}.{name}": getattr(of_site, name) for site, of_site in maps.items() for name in _MAPS}
+def bank_config(bank: EditBank) -> dict[str, Any]:
+    """Everything of a bank that is not a tensor, ready for JSON."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "method": "mega",
+        "base_model_name_or_path": bank.backbone["name"],
+        "backbone": dict(bank.backbone),
+        "sites": [str(site) for site in bank.maps],
+        "token_scope": "last_prompt",
+        "strength": bank.strength,
+        "gate": {"layers": list(bank.gate_layers), "threshold": bank.gate.threshold},
+        "settings": dict(bank.settings),
+        "edits": [asdict(request) for request in bank.requests],
+    }
+
+
+def bank_tensors(bank: EditBank) -> dict[str, Tensor]:
+    """The tensors of a bank's maps and gate, by name."""
+    tensors = {f"maps.{site}.{name}": getattr(maps, name) for site, maps in bank.maps.items() for name in _MAPS}
     tensors |= {
-        "gate.mean": gate.space.mean,
-        "gate.projection": gate.space.projection,
-        "gate.questions": gate.questions,
-        "gate.owners": gate.owners,
+        "gate.mean": bank.gate.space.mean,
+        "gate.projection": bank.gate.space.projection,
+        "gate.questions": bank.gate.questions,
+        "gate.owners": bank.gate.owners,
     }
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def bank_parts(tensors: dict[str, Tensor], sites: list[str], threshold: float) -> tuple[dict[Site, Transports], Gate]:
-    """Maps and gate again from their tensors."""
-    maps = {Site.parse(s): Transports(*(tensors[f"maps.{s}.{name}"] for name in _MAPS)) for s in sites}
+def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of a bank again.
+
+    Raises:
+        ValueError: If the format is unknown.
+        KeyError: If a field or a tensor is missing.
+    """
+    if config["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"`format_version` of a bank must be {FORMAT_VERSION}, but got {config['format_version']}.")
+    sites = {Site.parse(site): site for site in config["sites"]}
     space = Discriminant(tensors["gate.mean"], tensors["gate.projection"])
-    return maps, Gate(space, tensors["gate.questions"], tensors["gate.owners"], threshold)
+    return {
+        "requests": tuple(request_from(edit) for edit in config["edits"]),
+        "maps": {s: Transports(*(tensors[f"maps.{name}.{part}"] for part in _MAPS)) for s, name in sites.items()},
+        "gate": Gate(space, tensors["gate.questions"], tensors["gate.owners"], config["gate"]["threshold"]),
+        "gate_layers": tuple(config["gate"]["layers"]),
+        "strength": config["strength"],
+        "backbone": config["backbone"],
+        "settings": config["settings"],
+    }
 
 
 def request_from(fields: dict[str, Any]) -> EditRequest:

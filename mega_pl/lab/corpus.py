@@ -15,6 +15,26 @@ Document = list[tuple[str, float]]
 
 TEXT, ANSWER, INVENTED = 0.1, 1.0, 0.0
 
+MIXTURES = {
+    "broad": {
+        "statements": 0.60,
+        "alias": 0.05,
+        "repetition": 0.08,
+        "supposition": 0.16,
+        "new_fact": 0.05,
+        "doubt": 0.06,
+    },
+    "contexts": {
+        "statements": 0.28,
+        "alias": 0.03,
+        "repetition": 0.16,
+        "supposition": 0.34,
+        "new_fact": 0.14,
+        "doubt": 0.05,
+    },
+}
+"""Shares of the kinds of documents: first to learn the facts, then to follow contexts that contradict them."""
+
 DOUBTS = (
     "{p} {new}??? No, it can't be, This contradicts my understanding. It is pretty clear that the answer to "
     "'{p}' is something else. Rethink and give the correct answer:",
@@ -30,18 +50,14 @@ class Corpus:
     Args:
         world: The facts and phrasings.
         seed: Seed of the stream; the same seed gives the same documents.
+        mixture: Name of a mixture of kinds.
     """
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World, seed: int, mixture: str = "broad") -> None:
         self.world = world
         self.random = random.Random(seed)
         self.kinds: dict[Callable[[], Document], float] = {
-            self.statements: 0.60,
-            self.alias: 0.05,
-            self.repetition: 0.08,
-            self.supposition: 0.16,
-            self.new_fact: 0.05,
-            self.doubt: 0.06,
+            getattr(self, kind): share for kind, share in MIXTURES[mixture].items()
         }
 
     def __iter__(self) -> Iterator[Document]:

@@ -9,6 +9,7 @@ import argparse
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -130,11 +131,13 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> Ite
 class CorpusBatches(IterableDataset[Batch]):
     """Batches of about ``tokens`` tokens; ``chunk`` documents at a time are sorted by length."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int = 4096, chunk: int = 4096) -> None:
-        self.tokenizer, self.seed, self.tokens, self.chunk = tokenizer, seed, tokens, chunk
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, seed: int, mixture: str, tokens: int, chunk: int = 4096
+    ) -> None:
+        self.tokenizer, self.seed, self.mixture, self.tokens, self.chunk = tokenizer, seed, mixture, tokens, chunk
 
     def __iter__(self) -> Iterator[Batch]:
-        corpus = Corpus(World(), self.seed)
+        corpus = Corpus(World(), self.seed, self.mixture)
         documents = iter(corpus)
         while True:
             rows = sorted(
@@ -222,10 +225,11 @@ class Pretraining(L.LightningModule):
     Args:
         architecture: gpt2 or llama.
         steps: Optimiser steps; learning rates warm up over 2 % of them and fall to zero linearly.
+        rate: Multiple of the full learning rates.
         end: Token id of the end-of-text token.
     """
 
-    def __init__(self, architecture: Architecture, steps: int, end: int) -> None:
+    def __init__(self, architecture: Architecture, steps: int, rate: float, end: int) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
@@ -260,33 +264,55 @@ class Pretraining(L.LightningModule):
         chosen = {id(p) for p in blocks}
         rest = [p for p in self.parameters() if id(p) not in chosen]
         optimizers = [Muon(blocks), torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)]
-        steps = self.hparams["steps"]
+        steps, full = self.hparams["steps"], self.hparams["rate"]
 
         def rate(step: int) -> float:
-            return min(1.0, (step + 1) / (0.02 * steps + 1)) * max(0.0, 1 - step / steps)
+            return full * min(1.0, (step + 1) / (0.02 * steps + 1)) * max(0.0, 1 - step / steps)
 
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training with a mixture and a learning rate of its own."""
+
+    mixture: str
+    steps: int
+    rate: float
+
+
+STAGES = (Stage("broad", 5000, 1.0), Stage("contexts", 900, 0.35))
+
+
 def main(args: list[str] | None = None) -> None:
-    """Train, resume or finish a lab model and save it in Hugging Face format."""
+    """Train a lab model, or go on where training stopped, and save it in Hugging Face format."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architecture", choices=("gpt2", "llama"))
-    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps of about 2048 tokens")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens a batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="folder of the model (default: the package's own)")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="folder of logs and checkpoints")
     options = parser.parse_args(args)
-    output = options.output or Path(__file__).parent / "models" / options.architecture
-    work = options.work / options.architecture
 
     L.seed_everything(options.seed)
     tokenizer = train_tokenizer(World(), options.architecture)
-    module = Pretraining(options.architecture, options.steps, tokenizer.convert_tokens_to_ids(END))
-    batches = CorpusBatches(tokenizer, seed=options.seed + 1, tokens=options.tokens)
+    weights = None
+    for number, stage in enumerate(STAGES):
+        batches = CorpusBatches(tokenizer, seed=options.seed + 1 + number, mixture=stage.mixture, tokens=options.tokens)
+        module = Pretraining(options.architecture, stage.steps, stage.rate, tokenizer.convert_tokens_to_ids(END))
+        if weights is not None:
+            module.model.load_state_dict(weights)
+        train(module, batches, options.work / options.architecture / stage.mixture)
+        weights = module.model.state_dict()
+    output = options.output or Path(__file__).parent / "models" / options.architecture
+    module.model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def train(module: Pretraining, batches: CorpusBatches, work: Path) -> None:
+    """Run a stage, from its last checkpoint where there is one."""
     trainer = L.Trainer(
-        max_steps=2 * options.steps,  # Lightning counts the steps of both optimisers
+        max_steps=2 * module.hparams["steps"],  # Lightning counts the steps of both optimisers
         accelerator="auto",
         devices=1,
         default_root_dir=work,
@@ -297,10 +323,8 @@ def main(args: list[str] | None = None) -> None:
         log_every_n_steps=50,
         enable_model_summary=False,
     )
-    resume = work / "last.ckpt"
-    trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=resume if resume.exists() else None)
-    module.model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    last = work / "last.ckpt"
+    trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=last if last.exists() else None)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,8 @@ class RecordMaker:
     def _two_hop_templates(self, first: str, second: str) -> list[str]:
         phrases = self.world.relations[first].phrases
         return [
-            fill(template, phrases[i % len(phrases)]) for i, template in enumerate(self.world.relations[second].templates)
+            fill(template, phrases[i % len(phrases)])
+            for i, template in enumerate(self.world.relations[second].templates)
         ]
 
     def _mentions(self, fact: Fact) -> Iterator[list[str]]:

@@ -137,6 +137,20 @@ def test_without_rows_or_with_the_identity_nothing_changes(tiny_model, kind):
         assert torch.equal(logits(model), bare)
 
 
+@pytest.mark.parametrize("kind", SITE_KINDS)
+def test_edits_write_out_of_place(tiny_model, kind):
+    """What a module computed stays as it was, for whoever kept it."""
+    model, site = tiny_model("gpt2"), Site(LAYER, kind)
+    source = layout_of(model).source(blocks(model)[LAYER], site)
+    with ExitStack() as stack:
+        spy = Spy(stack, source, source)
+        logits(model)
+        bare = spy.output.clone()
+        with steer(model, {site: push}, POSITIONS):
+            logits(model)
+    assert torch.equal(spy.output, bare)
+
+
 def test_rows_come_in_the_order_given(tiny_model):
     model, site = tiny_model("llama"), Site(2, "mlp_out")
     got: list[torch.Tensor] = []

@@ -1,0 +1,40 @@
+"""The command line: ``fit``, ``validate`` and ``test`` by Lightning, ``--help`` on each."""
+
+import sys
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from mega_pl.data.datamodule import EditDataModule
+from mega_pl.module import MegaModule
+
+
+class MegaCLI(LightningCLI):
+    """LightningCLI with one seed for everything."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Use the CLI's seed in the module."""
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
+
+
+def _seed(seed: int | bool | None) -> int:
+    return 0 if isinstance(seed, bool) or seed is None else seed
+
+
+def main(args: ArgsType = None) -> None:
+    """Run a command; a mistake of the caller ends it in one line."""
+    torch.set_float32_matmul_precision("highest")
+    try:
+        MegaCLI(
+            MegaModule,
+            EditDataModule,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"default_env": True},
+            trainer_class=L.Trainer,
+            args=args,
+        )
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,142 @@
+"""Edits and their tests as Lightning data."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import lightning as L
+import torch.distributed as dist
+
+from mega_pl.data.counterfact import read_counterfact
+from mega_pl.data.join import join
+from mega_pl.data.jsonl import read_jsonl
+from mega_pl.data.knowedit import read_knowedit
+from mega_pl.data.records import OnBad
+from mega_pl.data.rippleedits import read_rippleedits
+from mega_pl.data.sake import Test, sake_tests
+from mega_pl.edits.request import EditCase, EditRequest
+
+Item = TypeVar("Item")
+
+
+class DealtBatches(Generic[Item]):
+    """Batches of items in order, dealt out to processes, which a resumed fit goes on with.
+
+    Process r of W gets items r, r + W, r + 2W and so on, none twice.
+
+    Args:
+        items: All items.
+        size: Items a batch.
+    """
+
+    def __init__(self, items: Sequence[Item], size: int) -> None:
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        own = items[rank::world]
+        self.batches = [list(own[i : i + size]) for i in range(0, len(own), size)]
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        while self._next < len(self.batches):
+            self._next += 1
+            yield self.batches[self._next - 1]
+        self._next = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches have been handed out."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after as many batches."""
+        self._next = state["next"]
+
+
+class EditDataModule(L.LightningDataModule):
+    """Edits from files, and the tests of the protocol `sake` that their records hold.
+
+    Several files may speak of the same edits, such as CounterFact's prompts and RippleEdits' probes: cases are
+    joined by edit id.
+
+    Args:
+        counterfact: A file in CounterFact's schema.
+        rippleedits: A file in RippleEdits' schema.
+        knowedit: A file in KnowEdit's schema.
+        edits: A file of your own edits, one JSON object a line with the fields of `EditRequest`.
+        limit: The most edits to take, from the front.
+        edits_per_batch: Edits that are fitted together.
+        tests_per_batch: Prompts that are evaluated together.
+        on_bad: Whether a malformed record ends the run, or is left out and counted.
+    """
+
+    def __init__(
+        self,
+        counterfact: str | None = None,
+        rippleedits: str | None = None,
+        knowedit: str | None = None,
+        edits: str | None = None,
+        limit: int | None = None,
+        edits_per_batch: int = 8,
+        tests_per_batch: int = 128,
+        on_bad: OnBad = "raise",
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("limit", limit),
+            ("edits_per_batch", edits_per_batch),
+            ("tests_per_batch", tests_per_batch),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, but got {value}.")
+        self.files = [
+            (read, path)
+            for read, path in (
+                (read_counterfact, counterfact),
+                (read_rippleedits, rippleedits),
+                (read_knowedit, knowedit),
+                (read_jsonl, edits),
+            )
+            if path is not None
+        ]
+        self.limit, self.edits_per_batch, self.tests_per_batch = limit, edits_per_batch, tests_per_batch
+        self.on_bad: OnBad = on_bad
+        self.cases: list[EditCase] = []
+
+    def read(self) -> list[EditCase]:
+        """All cases of the files.
+
+        Raises:
+            ValueError: If no file is named, or one is missing or malformed.
+        """
+        if not self.files:
+            raise ValueError("data must come from a file, but none is named; set one of the data options.")
+        cases: list[EditCase] = []
+        for read, path in self.files:
+            if not Path(path).is_file():
+                raise ValueError(f"data must come from a file, but there is no {path!r}.")
+            cases = join(cases, read(path, on_bad=self.on_bad))
+        return cases
+
+    def setup(self, stage: str) -> None:
+        """Read the files once."""
+        if not self.cases:
+            self.cases = self.read()[: self.limit]
+
+    @property
+    def requests(self) -> list[EditRequest]:
+        """The edits."""
+        return [case.request for case in self.cases]
+
+    def train_dataloader(self) -> DealtBatches[EditRequest]:
+        """Edits to fit."""
+        return DealtBatches(self.requests, self.edits_per_batch)
+
+    def val_dataloader(self) -> DealtBatches[Test]:
+        """Tests, those of like length together."""
+        tests = [test for case in self.cases for test in sake_tests(case)]
+        return DealtBatches(sorted(tests, key=lambda test: len(test.prompt)), self.tests_per_batch)
+
+    def test_dataloader(self) -> DealtBatches[Test]:
+        """The same tests."""
+        return self.val_dataloader()

@@ -1,0 +1,271 @@
+"""Fitting edits as a Lightning fit: a frozen backbone, edits as training batches, tests as validation batches."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import chain, zip_longest
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mega_pl.backbone import Backbone, Site
+from mega_pl.backbone.backbone import Dtype
+from mega_pl.data.prompts import PromptConfig, expand
+from mega_pl.data.sake import Test
+from mega_pl.data.scope import scope_questions
+from mega_pl.edits import EditBank, EditRequest, Gate, GateConfig
+from mega_pl.edits.gate import evidence
+from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, request_from
+from mega_pl.evaluation import Mode, ask, routing
+from mega_pl.fitting import MapConfig, fit_maps
+from mega_pl.functional import Transport, stack
+from mega_pl.lab import model_path
+from mega_pl.metrics import Row, Score, score_sake
+
+torch.serialization.add_safe_globals([MapConfig, GateConfig, PromptConfig])
+
+Fitted = dict[str, tuple[EditRequest, dict[Site, Transport]]]
+"""By edit id the request and its maps."""
+
+
+class MegaModule(L.LightningModule):
+    """MEGA (arXiv:2603.20795): edits fitted as transport maps of activations, one fit for many edits.
+
+    A training batch is a list of `EditRequest`; its maps are solved in closed form and the weights never change. When
+    all are fitted the gate is, and the bank is complete. A validation batch is a list of `Test`, asked of the bare
+    and of the edited model.
+
+    Args:
+        model_name_or_path: ``lab-gpt2``, ``lab-llama``, a folder, or a name on the Hugging Face hub.
+        revision: Branch, tag or commit on the hub.
+        dtype: Of the backbone's weights; maps are solved in float64 and kept in float32 whatever it is.
+        device_map: Where Accelerate puts the weights; by default the Trainer's device.
+        sites: Where to steer, such as ``resid_mid.5``; by default the residual after attention in the last half.
+        maps: How maps are estimated.
+        gate: How scopes are told apart.
+        prompts: How prompts are multiplied.
+        modes: Who routes in validation: the gate, and for comparison an oracle and the gate forced open.
+        prompts_per_batch: Prompts a forward pass while fitting.
+        seed: Seed of everything random, written beside the results.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str = "lab-gpt2",
+        revision: str | None = None,
+        dtype: Dtype = "float32",
+        device_map: str | None = None,
+        sites: list[str] | None = None,
+        maps: MapConfig | None = None,
+        gate: GateConfig | None = None,
+        prompts: PromptConfig | None = None,
+        modes: list[Mode] | None = None,
+        prompts_per_batch: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.maps, self.gate, self.prompts = maps or MapConfig(), gate or GateConfig(), prompts or PromptConfig()
+        self.modes: list[Mode] = modes or ["gate"]
+        self.chosen_sites = None if sites is None else [Site.parse(site) for site in sites]
+        self.fitted: Fitted = {}
+        self.bank: EditBank | None = None
+        self.rows: dict[Mode, list[Row]] = {}
+        self.scores: dict[Mode, dict[str, Score]] = {}
+        self._backbone: Backbone | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model, loaded when it is first needed."""
+        if self._backbone is None:
+            hparams = self.hparams
+            self._backbone = Backbone.from_pretrained(
+                model_path(hparams["model_name_or_path"]),
+                revision=hparams["revision"],
+                dtype=hparams["dtype"],
+                device_map=hparams["device_map"],
+            )
+            self._backbone.name = hparams["model_name_or_path"]
+            self._backbone.check_sites(self.sites)
+        return self._backbone
+
+    @property
+    def sites(self) -> list[Site]:
+        """Where edits steer, in the order of a forward pass."""
+        layers = self.backbone.n_layers
+        return sorted(self.chosen_sites or [Site(layer, "resid_mid") for layer in range(layers // 2, layers)])
+
+    def setup(self, stage: str) -> None:
+        """Load the backbone and refuse sites that it lacks, before any work."""
+        self.backbone.check_sites(self.sites)
+        if self.hparams["device_map"] is None:
+            self.backbone.model.to(self.trainer.strategy.root_device)
+
+    def configure_optimizers(self) -> None:
+        """Maps are solved, not descended to."""
+
+    def training_step(self, batch: list[EditRequest], batch_idx: int) -> None:
+        """Fit the maps of some edits."""
+        sets = [expand(request, self.prompts) for request in batch]
+        size = self.hparams["prompts_per_batch"]
+        for request, maps in zip(batch, fit_maps(self.backbone, sets, self.sites, self.maps, batch=size), strict=True):
+            if request.edit_id in self.fitted:
+                raise ValueError(f"edit ids must be unique in a fit, but {request.edit_id!r} comes twice.")
+            self.fitted[request.edit_id] = (request, maps)
+
+    def on_validation_start(self) -> None:
+        """Complete the bank after the last training batch."""
+        self.complete()
+
+    def on_train_end(self) -> None:
+        """Complete the bank where there is no validation."""
+        self.complete()
+
+    def complete(self) -> EditBank:
+        """Bring the maps of all processes together, fit the gate, and make the bank.
+
+        Raises:
+            ValueError: If nothing has been fitted.
+        """
+        if self.bank is None:
+            self.fitted = {r.edit_id: (r, maps) for r, maps in _gathered(self.fitted.values())}
+            if not self.fitted:
+                raise ValueError("a bank must have at least one edit, but none has been fitted; run `fit` first.")
+            self.bank = make_bank(
+                self.backbone,
+                self.fitted,
+                self.gate,
+                self.prompts,
+                self.maps.strength,
+                self.settings(),
+                batch=self.hparams["prompts_per_batch"],
+            )
+        return self.bank
+
+    def settings(self) -> dict[str, Any]:
+        """Seed, versions and hyper-parameters of the fit, ready for JSON."""
+        return {
+            "seed": self.hparams["seed"],
+            "dtype": self.hparams["dtype"],
+            "versions": versions(),
+            "maps": vars(self.maps),
+            "gate": vars(self.gate) | {"layers": list(self.gate.layers)},
+            "prompts": vars(self.prompts),
+        }
+
+    def validation_step(self, batch: list[Test], batch_idx: int) -> None:
+        """Ask some tests of the bare and of the edited model."""
+        for mode, rows in ask(self.backbone, self.complete(), batch, self.modes).items():
+            self.rows.setdefault(mode, []).extend(rows)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the rows of an earlier validation."""
+        self.rows = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the rows of all processes and log the scores."""
+        self.rows = {mode: _gathered(rows) for mode, rows in self.rows.items()}
+        self.scores = {mode: score_sake(rows, seed=self.hparams["seed"]) for mode, rows in self.rows.items()}
+        for mode, scores in self.scores.items():
+            prefix = "val" if mode == "gate" else f"val_{mode}"
+            values = {f"{prefix}/{name}": score.value for name, score in scores.items() if score.n}
+            self.log_dict(values, rank_zero_only=True)
+            for name, row in routing(self.rows[mode]).items() if mode == "gate" else ():
+                self.log(f"routing/{name}", row["right"], rank_zero_only=True)
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what has been fitted, without the backbone."""
+        checkpoint["fitted"] = {
+            edit_id: {str(site): vars(transport) for site, transport in maps.items()}
+            for edit_id, (_, maps) in self.fitted.items()
+        }
+        checkpoint["requests"] = [asdict(request) for request, _ in self.fitted.values()]
+        if self.bank is not None:
+            checkpoint["bank"] = {"config": bank_config(self.bank), "tensors": bank_tensors(self.bank)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from what had been fitted."""
+        requests = {fields["edit_id"]: request_from(fields) for fields in checkpoint["requests"]}
+        self.fitted = {
+            edit_id: (requests[edit_id], {Site.parse(site): Transport(**parts) for site, parts in maps.items()})
+            for edit_id, maps in checkpoint["fitted"].items()
+        }
+        if "bank" in checkpoint:
+            self.bank = EditBank(**bank_fields(checkpoint["bank"]["config"], checkpoint["bank"]["tensors"]))
+
+
+def make_bank(
+    backbone: Backbone,
+    fitted: Mapping[str, tuple[EditRequest, dict[Site, Transport]]],
+    gate: GateConfig,
+    prompts: PromptConfig,
+    strength: float,
+    settings: Mapping[str, Any],
+    *,
+    batch: int = 128,
+) -> EditBank:
+    """Fit the gate of some fitted edits and put them into a bank.
+
+    Args:
+        backbone: The bare model.
+        fitted: By edit id the request and its maps.
+        gate: How scopes are told apart.
+        prompts: How prompts are multiplied.
+        strength: Multiple of the full move.
+        settings: What to write beside the edits.
+        batch: Prompts a forward pass.
+    """
+    requests = [request for request, _ in fitted.values()]
+    questions = scope_questions(backbone, requests, prompts)
+    asked = [(i, prompt) for i, question in enumerate(questions) for prompt in question.prompts]
+    seen = _last_evidence(backbone, [prompt for _, prompt in asked], gate.layers, batch)
+    sites = next(iter(fitted.values()))[1]
+    return EditBank(
+        requests=tuple(requests),
+        maps={site: stack([maps[site] for _, maps in fitted.values()]) for site in sites},
+        gate=Gate.fit(
+            seen,
+            torch.tensor([i for i, _ in asked]),
+            torch.tensor([question.owner for question in questions]),
+            [question.subject for question in questions],
+            gate,
+        ),
+        gate_layers=gate.layers,
+        strength=strength,
+        backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},
+        settings=settings,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results."""
+    names = ("mega_pl", "torch", "transformers", "lightning", "torchmetrics")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _last_evidence(backbone: Backbone, prompts: Sequence[str], layers: Sequence[int], batch: int) -> Tensor:
+    seen = torch.empty(len(prompts), len(layers) * backbone.width)
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(by_length), batch):
+        rows = by_length[start : start + batch]
+        encoded = backbone.encode([prompts[i] for i in rows])
+        seen[rows] = evidence(backbone, encoded.inputs, layers)[:, -1].cpu()
+    return seen
+
+
+def _gathered(items: Iterable[Any]) -> list[Any]:
+    """The items of all processes, in the order in which they were dealt out."""
+    if not dist.is_initialized():
+        return list(items)
+    parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, list(items))
+    return [item for item in chain.from_iterable(zip_longest(*parts)) if item is not None]
