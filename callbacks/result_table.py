@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from ..edits.storage import write_text
 from ..evaluation import routing
+from ..fitting import versions
 from ..metrics import Score
-from ..module import MegaModule, versions
+from ..module import MegaModule
 
 NAMES = {
     "acc": "Acc", "gen": "Gen", "spec": "Spec", "di": "DI", "dii": "DII",

@@ -1,14 +1,19 @@
 """Fitting the maps of edits: activations recorded at the sites, and each edit's map solved from them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site, record, steer
-from mega_pl.data.prompts import PromptSet
+from mega_pl.data.prompts import PromptConfig, PromptSet, expand
+from mega_pl.data.scope import scope_questions
+from mega_pl.edits import EditBank, EditRequest, Gate, GateConfig
+from mega_pl.edits.gate import evidence
 from mega_pl.functional import Transport, fit_transport, mean_shift, stack
 
 Estimator = Literal["transport", "mean_shift"]
@@ -60,6 +65,51 @@ class MapConfig:
             regularization=self.regularization,
             relative=self.relative,
         ).cast(torch.float32)
+
+
+def default_sites(backbone: Backbone) -> list[Site]:
+    """The residual after attention in the last half of the blocks."""
+    return [Site(layer, "resid_mid") for layer in range(backbone.n_layers // 2, backbone.n_layers)]
+
+
+def fit_edits(
+    backbone: Backbone,
+    requests: Sequence[EditRequest],
+    *,
+    sites: Sequence[Site] | None = None,
+    maps: MapConfig | None = None,
+    gate: GateConfig | None = None,
+    prompts: PromptConfig | None = None,
+) -> EditBank:
+    """Fit some edits without a Trainer, as `MegaModule` does with one.
+
+    Args:
+        backbone: The bare model.
+        requests: The edits.
+        sites: Where to steer; `default_sites` by default.
+        maps: How maps are estimated.
+        gate: How scopes are told apart.
+        prompts: How prompts are multiplied.
+    """
+    maps, gate, prompts = maps or MapConfig(), gate or GateConfig(), prompts or PromptConfig()
+    sets = [expand(request, prompts) for request in requests]
+    of_edits = fit_maps(backbone, sets, sites or default_sites(backbone), maps)
+    fitted = {r.edit_id: (r, of_edit) for r, of_edit in zip(requests, of_edits, strict=True)}
+    return make_bank(backbone, fitted, gate, prompts, maps.strength, fit_settings(backbone, maps, gate, prompts, 0))
+
+
+def fit_settings(
+    backbone: Backbone, maps: MapConfig, gate: GateConfig, prompts: PromptConfig, seed: int
+) -> dict[str, Any]:
+    """Seed, versions and hyper-parameters of a fit, ready for JSON."""
+    return {
+        "seed": seed,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "versions": versions(),
+        "maps": asdict(maps),
+        "gate": asdict(gate),
+        "prompts": asdict(prompts),
+    }
 
 
 def fit_maps(
@@ -136,3 +186,62 @@ def last_states(
 
 def _by_site(fitted: Sequence[dict[Site, Transport]]) -> dict[Site, list[Transport]]:
     return {site: [maps[site] for maps in fitted] for site in fitted[0]}
+
+
+def make_bank(
+    backbone: Backbone,
+    fitted: Mapping[str, tuple[EditRequest, dict[Site, Transport]]],
+    gate: GateConfig,
+    prompts: PromptConfig,
+    strength: float,
+    settings: Mapping[str, Any],
+    *,
+    batch: int = 128,
+) -> EditBank:
+    """Fit the gate of some fitted edits and put them into a bank.
+
+    Args:
+        backbone: The bare model.
+        fitted: By edit id the request and its maps.
+        gate: How scopes are told apart.
+        prompts: How prompts are multiplied.
+        strength: Multiple of the full move.
+        settings: What to write beside the edits.
+        batch: Prompts a forward pass.
+    """
+    requests = [request for request, _ in fitted.values()]
+    questions = scope_questions(backbone, requests, prompts)
+    asked = [(i, prompt) for i, question in enumerate(questions) for prompt in question.prompts]
+    seen = _last_evidence(backbone, [prompt for _, prompt in asked], gate.layers, batch)
+    sites = next(iter(fitted.values()))[1]
+    return EditBank(
+        requests=tuple(requests),
+        maps={site: stack([maps[site] for _, maps in fitted.values()]) for site in sites},
+        gate=Gate.fit(
+            seen,
+            torch.tensor([i for i, _ in asked]),
+            torch.tensor([question.owner for question in questions]),
+            [question.subject for question in questions],
+            gate,
+        ),
+        gate_layers=gate.layers,
+        strength=strength,
+        backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},
+        settings=settings,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results."""
+    names = ("mega_pl", "torch", "transformers", "lightning", "torchmetrics")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _last_evidence(backbone: Backbone, prompts: Sequence[str], layers: Sequence[int], batch: int) -> Tensor:
+    seen = torch.empty(len(prompts), len(layers) * backbone.width)
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(by_length), batch):
+        rows = by_length[start : start + batch]
+        encoded = backbone.encode([prompts[i] for i in rows])
+        seen[rows] = evidence(backbone, encoded.inputs, layers)[:, -1].cpu()
+    return seen

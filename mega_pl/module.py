@@ -1,32 +1,29 @@
 """Fitting edits as a Lightning fit: a frozen backbone, edits as training batches, tests as validation batches."""
 
-import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test
-from mega_pl.data.scope import scope_questions
-from mega_pl.edits import EditBank, EditRequest, Gate, GateConfig
-from mega_pl.edits.gate import evidence
+from mega_pl.edits import EditBank, EditRequest, GateConfig
 from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, request_from
 from mega_pl.evaluation import Mode, ask, routing
-from mega_pl.fitting import MapConfig, fit_maps
-from mega_pl.functional import Transport, stack
+from mega_pl.fitting import MapConfig, default_sites, fit_maps, fit_settings, make_bank
+from mega_pl.functional import Transport
 from mega_pl.lab import model_path
 from mega_pl.metrics import Row, Score, score_sake
 
 torch.serialization.add_safe_globals([MapConfig, GateConfig, PromptConfig])
+
+Batch = TypeVar("Batch", list[EditRequest], list[Test])
 
 Fitted = dict[str, tuple[EditRequest, dict[Site, Transport]]]
 """By edit id the request and its maps."""
@@ -97,8 +94,7 @@ class MegaModule(L.LightningModule):
     @property
     def sites(self) -> list[Site]:
         """Where edits steer, in the order of a forward pass."""
-        layers = self.backbone.n_layers
-        return sorted(self.chosen_sites or [Site(layer, "resid_mid") for layer in range(layers // 2, layers)])
+        return sorted(self.chosen_sites or default_sites(self.backbone))
 
     def setup(self, stage: str) -> None:
         """Load the backbone and refuse sites that it lacks, before any work."""
@@ -108,6 +104,10 @@ class MegaModule(L.LightningModule):
 
     def configure_optimizers(self) -> None:
         """Maps are solved, not descended to."""
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Leave texts where they are; the backbone puts their tokens on its device."""
+        return batch
 
     def training_step(self, batch: list[EditRequest], batch_idx: int) -> None:
         """Fit the maps of some edits."""
@@ -149,14 +149,7 @@ class MegaModule(L.LightningModule):
 
     def settings(self) -> dict[str, Any]:
         """Seed, versions and hyper-parameters of the fit, ready for JSON."""
-        return {
-            "seed": self.hparams["seed"],
-            "dtype": self.hparams["dtype"],
-            "versions": versions(),
-            "maps": vars(self.maps),
-            "gate": vars(self.gate) | {"layers": list(self.gate.layers)},
-            "prompts": vars(self.prompts),
-        }
+        return fit_settings(self.backbone, self.maps, self.gate, self.prompts, self.hparams["seed"])
 
     def validation_step(self, batch: list[Test], batch_idx: int) -> None:
         """Ask some tests of the bare and of the edited model."""
@@ -201,65 +194,6 @@ class MegaModule(L.LightningModule):
         }
         if "bank" in checkpoint:
             self.bank = EditBank(**bank_fields(checkpoint["bank"]["config"], checkpoint["bank"]["tensors"]))
-
-
-def make_bank(
-    backbone: Backbone,
-    fitted: Mapping[str, tuple[EditRequest, dict[Site, Transport]]],
-    gate: GateConfig,
-    prompts: PromptConfig,
-    strength: float,
-    settings: Mapping[str, Any],
-    *,
-    batch: int = 128,
-) -> EditBank:
-    """Fit the gate of some fitted edits and put them into a bank.
-
-    Args:
-        backbone: The bare model.
-        fitted: By edit id the request and its maps.
-        gate: How scopes are told apart.
-        prompts: How prompts are multiplied.
-        strength: Multiple of the full move.
-        settings: What to write beside the edits.
-        batch: Prompts a forward pass.
-    """
-    requests = [request for request, _ in fitted.values()]
-    questions = scope_questions(backbone, requests, prompts)
-    asked = [(i, prompt) for i, question in enumerate(questions) for prompt in question.prompts]
-    seen = _last_evidence(backbone, [prompt for _, prompt in asked], gate.layers, batch)
-    sites = next(iter(fitted.values()))[1]
-    return EditBank(
-        requests=tuple(requests),
-        maps={site: stack([maps[site] for _, maps in fitted.values()]) for site in sites},
-        gate=Gate.fit(
-            seen,
-            torch.tensor([i for i, _ in asked]),
-            torch.tensor([question.owner for question in questions]),
-            [question.subject for question in questions],
-            gate,
-        ),
-        gate_layers=gate.layers,
-        strength=strength,
-        backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},
-        settings=settings,
-    )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the results."""
-    names = ("mega_pl", "torch", "transformers", "lightning", "torchmetrics")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _last_evidence(backbone: Backbone, prompts: Sequence[str], layers: Sequence[int], batch: int) -> Tensor:
-    seen = torch.empty(len(prompts), len(layers) * backbone.width)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(by_length), batch):
-        rows = by_length[start : start + batch]
-        encoded = backbone.encode([prompts[i] for i in rows])
-        seen[rows] = evidence(backbone, encoded.inputs, layers)[:, -1].cpu()
-    return seen
 
 
 def _gathered(items: Iterable[Any]) -> list[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported, so that no test waits for a network
 
@@ -112,3 +114,82 @@ def shared_tokenizers() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real tokenizers in {folder}; set MEGA_PL_SHARED to the folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`roomy_folder(model_type)` is as `tiny_folder`, for a model that reads prompts of a whole fit; made once."""
+    root = tmp_path_factory.mktemp("models")
+
+    def save(model_type: str) -> Path:
+        folder = root / model_type
+        if not folder.exists():
+            build_model(model_type, {"max_position_embeddings": 1024}).save_pretrained(folder)
+            build_tokenizer().save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def edit_lines() -> list[dict[str, Any]]:
+    """Four edits with probes, as the lines of a user's own file."""
+    capital = {"prompt": "The capital of {} is", "phrasings": ["{} has its capital in"]}
+    return [
+        {
+            **capital,
+            "edit_id": "france",
+            "subject": "France",
+            "target_new": "Rome",
+            "target_true": "Paris",
+            "paraphrase_prompts": ["The city that is the capital of France is"],
+            "neighborhood_prompts": ["The capital of Spain is"],
+            "implications": [["The river in the capital of {} is", "The mayor of the capital of {} is"]],
+            "contrasts": [["The official language of {} is", "In {}, people speak"]],
+            "relation_specificity": [{"prompt": "The official language of France is", "answers": ["French"]}],
+            "compositionality_1": [
+                {
+                    "prompt": "The country of the capital of France is",
+                    "answers": ["Italy"],
+                    "condition_prompt": "Rome is a city in",
+                    "condition_answers": ["Italy"],
+                }
+            ],
+            "subject_aliasing": [{"prompt": "The capital of the French Republic is", "answers": ["Rome"]}],
+        },
+        {
+            **capital,
+            "edit_id": "germany",
+            "subject": "Germany",
+            "target_new": "London",
+            "target_true": "Berlin",
+            "neighborhood_prompts": ["The capital of Prussia is"],
+            "relation_specificity": [{"prompt": "The official language of Germany is", "answers": ["German"]}],
+        },
+        {
+            "edit_id": "darrieux",
+            "prompt": "The mother tongue of {} is",
+            "subject": "Danielle Darrieux",
+            "target_new": "English",
+            "target_true": "French",
+            "paraphrase_prompts": ["As a child, Danielle Darrieux spoke"],
+            "neighborhood_prompts": ["The mother tongue of Jean Cocteau is"],
+            "contrasts": [["{} works as a", "The work of {} is"]],
+        },
+        {
+            **capital,
+            "edit_id": "italy",
+            "subject": "Italy",
+            "target_new": "Paris",
+            "target_true": "Rome",
+            "compositionality_2": [{"prompt": "The capital of the country of Rome is", "answers": ["Paris"]}],
+        },
+    ]
+
+
+@pytest.fixture
+def edits_file(tmp_path: Path, edit_lines: list[dict[str, Any]]) -> Path:
+    """The four edits in a file."""
+    path = tmp_path / "edits.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in edit_lines), encoding="utf-8")
+    return path

@@ -33,12 +33,13 @@ class DealtBatches(Generic[Item]):
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         own = items[rank::world]
         self.batches = [list(own[i : i + size]) for i in range(0, len(own), size)]
-        self._next = 0
+        self._start = self._next = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Item]]:
+        self._next, self._start = self._start, 0  # a pass that was broken off is not gone on with unasked
         while self._next < len(self.batches):
             self._next += 1
             yield self.batches[self._next - 1]
@@ -50,7 +51,7 @@ class DealtBatches(Generic[Item]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after as many batches."""
-        self._next = state["next"]
+        self._start = self._next = state["next"]
 
 
 class EditDataModule(L.LightningDataModule):

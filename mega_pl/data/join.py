@@ -50,5 +50,5 @@ def _merge_cases(a: EditCase, b: EditCase) -> EditCase:
 
 
 def _fill(a: _Part, b: _Part) -> _Part:
-    empty = [field.name for field in fields(a) if not getattr(a, field.name)]
+    empty = [field.name for field in fields(a) if getattr(a, field.name) == field.default]
     return replace(a, **{name: getattr(b, name) for name in empty})

@@ -141,9 +141,9 @@ def _left_out_cosines(points: Tensor, questions: Tensor) -> Tensor:
 def _foreign_cosines(
     points: Tensor, questions: Tensor, means: Tensor, owners: Tensor, subjects: Sequence[str]
 ) -> Tensor:
-    """Cosine of each point with the nearest owned question about another subject."""
+    """Cosine of each point with the nearest owned question about another subject; points without one are left out."""
     names = {name: i for i, name in enumerate(dict.fromkeys(subjects))}
     about = torch.tensor([names[name] for name in subjects])
     owned = (owners != NO_EDIT).nonzero()[:, 0]
     same = about[questions][:, None] == about[owned][None]
-    return (points @ means[owned].T).masked_fill(same, -1.0).amax(1)
+    return (points @ means[owned].T).masked_fill(same, -1.0).amax(1)[~same.all(1)]

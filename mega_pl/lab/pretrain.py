@@ -281,7 +281,7 @@ class Stage:
     rate: float
 
 
-STAGES = (Stage("broad", 5000, 1.0), Stage("contexts", 900, 0.35))
+STAGES = (Stage("broad", 5000, 1.0), Stage("contexts", 900, 0.35), Stage("broad", 420, 0.2))
 
 
 def main(args: list[str] | None = None) -> None:
@@ -302,7 +302,7 @@ def main(args: list[str] | None = None) -> None:
         module = Pretraining(options.architecture, stage.steps, stage.rate, tokenizer.convert_tokens_to_ids(END))
         if weights is not None:
             module.model.load_state_dict(weights)
-        train(module, batches, options.work / options.architecture / stage.mixture)
+        train(module, batches, options.work / options.architecture / str(number))
         weights = module.model.state_dict()
     output = options.output or Path(__file__).parent / "models" / options.architecture
     module.model.save_pretrained(output)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mega_pl.data import read_counterfact
+from mega_pl.edits.request import ALIAS, Mention
 
 
 def record(**changes: object) -> dict[str, Any]:
@@ -48,14 +49,20 @@ def test_the_extra_lists_become_templates(write_json: Callable[[object], Path]) 
                 record(
                     source_list=sources,
                     implication_list=["The mayor of the capital of France is"],
-                    contrast_list=["France lies in", "The president of {} is", "Nothing"],
+                    contrast_list=[
+                        ["France lies in", "{} is part of", "Nothing"],
+                        "The president of {} is",
+                        ["Nothing"],
+                    ],
+                    mention_list=[["The neighbour of {} is", "the neighbour of {}"]],
                 )
             ]
         )
     )[0]
     assert case.request.phrasings == ("{} has its capital in",)  # neither the edit prompt itself nor a repetition
-    assert case.request.implications == ("The mayor of the capital of France is",)
-    assert case.request.contrasts == ("{} lies in", "The president of {} is")
+    assert case.request.implications == (("The mayor of the capital of {} is",),)
+    assert case.request.contrasts == (("{} lies in", "{} is part of"), ("The president of {} is",))
+    assert case.request.mentions == (ALIAS, Mention("The neighbour of {} is", "the neighbour of {}"))
 
 
 def test_a_record_without_evaluation_prompts_is_an_edit_all_the_same(write_json: Callable[[object], Path]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mega_pl.data import read_jsonl
-from mega_pl.edits.request import EditCase, EditRequest, Probe
+from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe
 
 EDIT: dict[str, Any] = {
     "edit_id": "capital",
@@ -37,7 +37,12 @@ def test_white_space_around_texts_is_dropped(tmp_path: Path) -> None:
 
 
 def test_every_field_is_read(tmp_path: Path) -> None:
-    more = {"phrasings": ["{} has its capital in"], "implications": ["The mayor of it is"], "contrasts": ["{} lies in"]}
+    more = {
+        "phrasings": ["{} has its capital in"],
+        "implications": [["The mayor of the capital of {} is", "Its capital is led by"], "People of France vote in"],
+        "contrasts": [["France lies in", "{} is part of"], ["Nothing"]],
+        "mentions": [["The neighbour of {} is", "the neighbour of {}"]],
+    }
     asked = {"paraphrase_prompts": ["France is ruled from"], "neighborhood_prompts": ["The capital of Gaul is"]}
     probe = {"prompt": "p", "answers": ["a", "b"], "condition_prompt": "q", "condition_answers": ["c"]}
     axes = ("relation_specificity", "compositionality_1", "compositionality_2", "subject_aliasing")
@@ -46,7 +51,11 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     )[0]
     assert case.request.edit_id == "3"
     assert case.request.relation == "P36"
-    assert {name: list(getattr(case.request, name)) for name in more} == more
+    assert case.request.phrasings == ("{} has its capital in",)
+    # a text stands for a question of one phrasing; phrasings without the subject and empty questions are left out
+    assert case.request.implications == (("The mayor of the capital of {} is",), ("People of {} vote in",))
+    assert case.request.contrasts == (("{} lies in", "{} is part of"),)
+    assert case.request.mentions == (ALIAS, Mention("The neighbour of {} is", "the neighbour of {}"))
     assert {name: list(getattr(case, name)) for name in asked} == asked
     for axis in axes:
         assert getattr(case, axis) == (
@@ -61,6 +70,9 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         ({"target_new": None}, "`target_new` must be a string, but is missing."),
         ({"prompt": "The capital is"}, "prompt"),
         ({"phrasings": "{} has its capital in"}, "`phrasings` must be a list of strings"),
+        ({"contrasts": [["{} lies in", 3]]}, "`contrasts[0][1]` must be a string, but got 3."),
+        ({"mentions": [["The spouse of {} is"]]}, "`mentions[0]` must be a pair of templates, but got ['The spouse of"),
+        ({"mentions": [["The spouse is", "the spouse of {}"]]}, "`ask` must hold exactly one {} for the subject"),
         ({"paraphrases": []}, "but got paraphrases."),
         (
             {"subject_aliasing": [{"prompt": "p"}]},

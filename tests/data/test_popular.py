@@ -217,8 +217,8 @@ def test_another_prompt_needs_the_subject_once(write_json: Callable[[object], Pa
         ({"ground_truth": ["Mary Lee"]}, "`ground_truth` must be a string, but got ['Mary Lee']."),
         ({"portability": []}, "`portability` must be a JSON object, but got []."),
         (
-            {"locality": {"Relation_Specificity": [{"prompt": "p", "ground_truth": ["x"]}]}},
-            "`locality.Relation_Specificity[0].ground_truth[0]` must be a list of strings, but got 'x'.",
+            {"locality": {"Relation_Specificity": [{"prompt": "p", "ground_truth": [3]}]}},
+            "`locality.Relation_Specificity[0].ground_truth[0]` must be a list of strings, but got 3.",
         ),
     ],
 )

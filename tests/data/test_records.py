@@ -93,7 +93,7 @@ def test_an_unknown_on_bad_is_refused(tmp_path: Path) -> None:
     [
         (lambda record: record.texts("a"), "`a[1]` must be a string that is not blank, but got ' '."),
         (lambda record: record.texts("b"), "`b` must be a list of strings, but got 'x'."),
-        (lambda record: record.groups("a"), "`a[0]` must be a list of strings, but got 'x'."),
+        (lambda record: record.groups("g"), "`g[1]` must be a list of strings, but got 3."),
         (lambda record: record.children("b"), "`b` must be a list, but got 'x'."),
         (lambda record: record.child("b"), "`b` must be a JSON object, but got 'x'."),
         (lambda record: record.child("c").text("d"), "`c.d` must be a string, but got 1."),
@@ -102,7 +102,7 @@ def test_an_unknown_on_bad_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_fields_are_named_with_their_path(read: Callable[[Record], object], message: str) -> None:
-    record = Record({"a": ["x", " "], "b": "x", "c": {"d": 1, "e": [{"f": "y"}, {}]}})
+    record = Record({"a": ["x", " "], "b": "x", "g": ["x", 3], "c": {"d": 1, "e": [{"f": "y"}, {}]}})
     with pytest.raises(ValueError, match=re.escape(message)):
         read(record)
 

@@ -1,0 +1,103 @@
+"""Which estimator and which sites reach the goal: a sweep on the lab's dev split, every edit routed by an oracle.
+
+    python benchmarks/estimators.py lab-gpt2 --edits 108 --output runs/estimators_gpt2.md
+
+The dev split shares no edit with the split that tables report.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mega_pl import Backbone, EditBank, Site
+from mega_pl.data.prompts import PromptConfig, expand
+from mega_pl.data.sake import Test, sake_tests
+from mega_pl.edits import Gate
+from mega_pl.edits.storage import write_text
+from mega_pl.evaluation import ask
+from mega_pl.fitting import MapConfig, fit_maps
+from mega_pl.functional import stack
+from mega_pl.functional.discriminant import Discriminant
+from mega_pl.lab import model_path
+from mega_pl.lab.data import LabDataModule
+from mega_pl.metrics import Row, score_sake
+
+COLUMNS = ("acc", "gen", "di", "dii", "ci", "cii", "sa")
+
+
+def sites(kind: str, *layers: int) -> list[Site]:
+    """Sites of one kind."""
+    return [Site.parse(f"{kind}.{layer}") for layer in layers]
+
+
+SWEEP: dict[str, tuple[list[Site], MapConfig]] = {
+    "mean shift, resid_mid 4-7": (sites("resid_mid", 4, 5, 6, 7), MapConfig(estimator="mean_shift")),
+    "mean shift, resid_post 7": (sites("resid_post", 7), MapConfig(estimator="mean_shift")),
+    "transport, resid_mid 4-6": (sites("resid_mid", 4, 5, 6), MapConfig()),
+    "transport, resid_mid 4-7": (sites("resid_mid", 4, 5, 6, 7), MapConfig()),
+    "transport, resid_mid 6-7": (sites("resid_mid", 6, 7), MapConfig()),
+    "transport, resid_mid 7": (sites("resid_mid", 7), MapConfig()),
+    "transport, attn_out 4-7": (sites("attn_out", 4, 5, 6, 7), MapConfig()),
+    "transport, resid_post 7 (SAKE's place)": (sites("resid_post", 7), MapConfig()),
+    "transport, resid_mid 6-7, rank 8": (sites("resid_mid", 6, 7), MapConfig(rank=8)),
+    "transport, resid_mid 6-7, rank 99 %": (sites("resid_mid", 6, 7), MapConfig(rank=0.99, max_rank=64)),
+    "transport, resid_mid 6-7, ridge 0.1": (sites("resid_mid", 6, 7), MapConfig(regularization=0.1)),
+    "transport, resid_mid 6-7, ridge 1": (sites("resid_mid", 6, 7), MapConfig(regularization=1.0)),
+}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the sweep and write its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="lab-gpt2, lab-llama, a folder or a name on the hub")
+    parser.add_argument("--edits", type=int, default=108)
+    parser.add_argument("--only", default="", help="run the rows whose name has this text")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args(args)
+    backbone = Backbone.from_pretrained(model_path(options.model))
+    data = LabDataModule(split="dev", limit=options.edits)
+    data.setup("fit")
+    tests = [t for case in data.cases for t in sake_tests(case) if t.metric in COLUMNS]
+    names = [name for name in SWEEP if options.only in name]
+    lines = [
+        f"| {options.model}, {len(data.cases)} edits | " + " | ".join(c.upper() for c in COLUMNS) + " | mean | s |"
+    ]
+    lines.append("| --- |" + " --- |" * (len(COLUMNS) + 2))
+    for name in tqdm(names):
+        start = time.perf_counter()
+        scores = score_sake(rows_of(backbone, data, tests, *SWEEP[name]))
+        values = [scores[column].value for column in COLUMNS]
+        shown = " | ".join(f"{value:.3f}" for value in (*values, sum(values) / len(values)))
+        lines.append(f"| {name} | {shown} | {time.perf_counter() - start:.0f} |")
+        tqdm.write(lines[-1])
+    print("\n".join(lines))
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.output, "\n".join(lines) + "\n")
+
+
+def rows_of(
+    backbone: Backbone, data: LabDataModule, tests: list[Test], where: list[Site], config: MapConfig
+) -> list[Row]:
+    """Fit all edits and ask all tests, each of the edit that it belongs to."""
+    maps = fit_maps(backbone, [expand(request, PromptConfig()) for request in data.requests], where, config)
+    closed = Gate(Discriminant(torch.zeros(1), torch.ones(1, 1)), torch.zeros(0, 1), torch.zeros(0).long(), 1.0)
+    bank = EditBank(
+        requests=tuple(data.requests),
+        maps={site: stack([of_edit[site] for of_edit in maps]) for site in sorted(where)},
+        gate=closed,
+        gate_layers=(0,),
+        strength=config.strength,
+        backbone={"name": backbone.name, **backbone.fingerprint},
+        settings={},
+    )
+    return [
+        row for i in range(0, len(tests), 128) for row in ask(backbone, bank, tests[i : i + 128], ["oracle"])["oracle"]
+    ]
+
+
+if __name__ == "__main__":
+    main()
