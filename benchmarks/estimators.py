@@ -42,10 +42,10 @@ SWEEP: dict[str, tuple[list[Site], MapConfig]] = {
     "transport, resid_mid 7": (sites("resid_mid", 7), MapConfig()),
     "transport, attn_out 4-7": (sites("attn_out", 4, 5, 6, 7), MapConfig()),
     "transport, resid_post 7 (SAKE's place)": (sites("resid_post", 7), MapConfig()),
-    "transport, resid_mid 6-7, rank 8": (sites("resid_mid", 6, 7), MapConfig(rank=8)),
-    "transport, resid_mid 6-7, rank 99 %": (sites("resid_mid", 6, 7), MapConfig(rank=0.99, max_rank=64)),
-    "transport, resid_mid 6-7, ridge 0.1": (sites("resid_mid", 6, 7), MapConfig(regularization=0.1)),
-    "transport, resid_mid 6-7, ridge 1": (sites("resid_mid", 6, 7), MapConfig(regularization=1.0)),
+    "transport, resid_mid 6-7, resid_post 7": (sites("resid_mid", 6, 7) + sites("resid_post", 7), MapConfig()),
+    "transport, resid_post 7, rank 8": (sites("resid_post", 7), MapConfig(rank=8)),
+    "transport, resid_post 7, rank 99 %": (sites("resid_post", 7), MapConfig(rank=0.99, max_rank=64)),
+    "transport, resid_post 7, ridge 0.1": (sites("resid_post", 7), MapConfig(regularization=0.1)),
 }
 
 

@@ -1,10 +1,10 @@
 """Keeping a fit: a small checkpoint while it runs, the bank of edits at its end."""
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from ..module import MegaModule
 
@@ -31,7 +31,7 @@ class BankCheckpoint(ModelCheckpoint):
         self.dirpath = str(Path(self.folder or trainer.default_root_dir).absolute())
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
         """Save the state of the fit."""
         if (batch_idx + 1) % self.every_n_batches == 0:
@@ -53,6 +53,10 @@ class BankCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Nothing: no checkpoint is better than another."""
+
+    def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
+        self.setup(trainer, trainer.lightning_module, "fit")  # Lightning looks for a file to go on from before it
+        return super()._find_last_checkpoints(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         if not trainer.fast_dev_run:

@@ -17,6 +17,15 @@ class MegaCLI(LightningCLI):
         """Use the CLI's seed in the module."""
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
 
+    def before_fit(self) -> None:
+        """Read the data and the backbone before anything is written, so that a mistake leaves nothing behind."""
+        if self.datamodule is None:
+            raise ValueError("data must come from a file, but none is named; set `--data`.")
+        self.datamodule.setup("fit")
+        self.model.backbone.check_sites(self.model.sites)
+
+    before_validate = before_test = before_fit
+
 
 def _seed(seed: int | bool | None) -> int:
     return 0 if isinstance(seed, bool) or seed is None else seed

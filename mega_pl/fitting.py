@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
@@ -14,9 +15,9 @@ from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.scope import scope_questions
 from mega_pl.edits import EditBank, EditRequest, Gate, GateConfig
 from mega_pl.edits.gate import evidence
-from mega_pl.functional import Transport, fit_transport, mean_shift, stack
+from mega_pl.functional import Transport, Transports, fit_transport, mean_shift, stack
 
-Estimator = Literal["transport", "mean_shift"]
+Estimator = Literal["transport", "mean_shift", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class MapConfig:
 
     Args:
         estimator: ``transport`` solves SAKE's Gaussian map in the span of the samples; ``mean_shift`` only adds the
-            difference of the means.
+            difference of the means; ``none`` leaves all as it is, for a gradient alone to move.
         rank: Directions in which the map is more than a shift: a number, a share of the variance, or None for all.
         max_rank: The most directions where ``rank`` is a share.
         regularization: Added to both covariances.
@@ -55,6 +56,9 @@ class MapConfig:
             source: (N, D) last-token activations of the source prompts.
             target: (M, D) those of the target prompts.
         """
+        if self.estimator == "none":
+            zero = torch.zeros(source.shape[1])
+            return Transport(zero, zero, zero.new_zeros(len(zero), 0), zero.new_zeros(0, 0))
         if self.estimator == "mean_shift":
             return mean_shift(source, target).cast(torch.float32)
         return fit_transport(
@@ -118,7 +122,8 @@ def fit_maps(
     """Fit the maps of some edits at all sites.
 
     Sites are fitted in the order of a forward pass, each on source activations that the earlier maps have moved:
-    fitted independently, maps of the residual stream would each make the whole move and overshoot together.
+    fitted independently, maps of the residual stream would each make the whole move and overshoot together. Target
+    prompts that the model does not follow, which answer something else than they force, are left out.
 
     Args:
         backbone: The bare model.
@@ -133,10 +138,12 @@ def fit_maps(
     sources = [(e, p) for e, s in enumerate(prompts) for p in s.source]
     targets = [(e, p) for e, s in enumerate(prompts) for p in s.target]
     wanted = last_states(backbone, targets, sites, {}, config.strength, batch)
+    followed = _followed(backbone, targets, [answer for s in prompts for answer in s.answers], batch)
     fitted: list[dict[Site, Transport]] = [{} for _ in prompts]
     for site in sorted(sites):
         states = last_states(backbone, sources, [site], _by_site(fitted), config.strength, batch)[site]
         of_source, of_target = (torch.tensor([e for e, _ in rows]) for rows in (sources, targets))
+        of_target[~followed] = -1
         for e, maps in enumerate(fitted):
             maps[site] = config.solve(states[of_source == e], wanted[site][of_target == e])
     return fitted
@@ -170,10 +177,8 @@ def last_states(
     for start in range(0, len(by_length), batch):
         rows = by_length[start : start + batch]
         encoded = backbone.encode([prompts[i][1] for i in rows])
-        edit = torch.tensor([prompts[i][0] for i in rows])
-        edits = {
-            site: (lambda x, move=move: move.apply(x, edit.to(x.device), strength)) for site, move in moves.items()
-        }
+        edit = torch.tensor([prompts[i][0] for i in rows], device=backbone.device)
+        edits = {site: partial(_move, move, edit, strength) for site, move in moves.items()}
         with (
             steer(backbone.model, edits, encoded.last),
             record(backbone.model, sites, encoded.last) as seen,
@@ -182,6 +187,28 @@ def last_states(
         for site in sites:
             states[site][rows] = seen[site].float().cpu()
     return states
+
+
+def _followed(
+    backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], batch: int
+) -> Tensor:
+    """Which targets (N,) the model follows; of an edit with fewer than two such phrasings all count."""
+    followed = torch.ones(len(targets), dtype=torch.bool)
+    asked = [i for i, answer in enumerate(answers) if answer]
+    for start in range(0, len(asked), batch):
+        rows = asked[start : start + batch]
+        tokens = backbone.last_logits(backbone.encode([targets[i][1] for i in rows])).argmax(-1).tolist()
+        for i, token in zip(rows, tokens, strict=True):
+            followed[i] = token == backbone.answer_ids(targets[i][1], answers[i])[0]
+    for edit in {e for e, _ in targets}:
+        own = [i for i in asked if targets[i][0] == edit]
+        if followed[own].sum() < 2:
+            followed[own] = True
+    return followed
+
+
+def _move(maps: Transports, edit: Tensor, strength: float, x: Tensor) -> Tensor:
+    return maps.apply(x, edit.to(x.device), strength)
 
 
 def _by_site(fitted: Sequence[dict[Site, Transport]]) -> dict[Site, list[Transport]]:

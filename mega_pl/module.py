@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from mega_pl.backbone import Backbone, Site
 from mega_pl.backbone.backbone import Dtype
-from mega_pl.data.prompts import PromptConfig, expand
+from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test
 from mega_pl.edits import EditBank, EditRequest, GateConfig
 from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, request_from
@@ -20,8 +20,9 @@ from mega_pl.fitting import MapConfig, default_sites, fit_maps, fit_settings, ma
 from mega_pl.functional import Transport
 from mega_pl.lab import model_path
 from mega_pl.metrics import Row, Score, score_sake
+from mega_pl.refining import RefineConfig, refine
 
-torch.serialization.add_safe_globals([MapConfig, GateConfig, PromptConfig])
+torch.serialization.add_safe_globals([MapConfig, RefineConfig, GateConfig, PromptConfig])
 
 Batch = TypeVar("Batch", list[EditRequest], list[Test])
 
@@ -43,6 +44,7 @@ class MegaModule(L.LightningModule):
         device_map: Where Accelerate puts the weights; by default the Trainer's device.
         sites: Where to steer, such as ``resid_mid.5``; by default the residual after attention in the last half.
         maps: How maps are estimated.
+        refine: How a gradient then refines them; by default not at all.
         gate: How scopes are told apart.
         prompts: How prompts are multiplied.
         modes: Who routes in validation: the gate, and for comparison an oracle and the gate forced open.
@@ -58,6 +60,7 @@ class MegaModule(L.LightningModule):
         device_map: str | None = None,
         sites: list[str] | None = None,
         maps: MapConfig | None = None,
+        refine: RefineConfig | None = None,
         gate: GateConfig | None = None,
         prompts: PromptConfig | None = None,
         modes: list[Mode] | None = None,
@@ -68,6 +71,7 @@ class MegaModule(L.LightningModule):
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.maps, self.gate, self.prompts = maps or MapConfig(), gate or GateConfig(), prompts or PromptConfig()
+        self.refine = refine or RefineConfig()
         self.modes: list[Mode] = modes or ["gate"]
         self.chosen_sites = None if sites is None else [Site.parse(site) for site in sites]
         self.fitted: Fitted = {}
@@ -113,7 +117,10 @@ class MegaModule(L.LightningModule):
         """Fit the maps of some edits."""
         sets = [expand(request, self.prompts) for request in batch]
         size = self.hparams["prompts_per_batch"]
-        for request, maps in zip(batch, fit_maps(self.backbone, sets, self.sites, self.maps, batch=size), strict=True):
+        fitted = fit_maps(self.backbone, sets, self.sites, self.maps, batch=size)
+        own = [phrasings(request, self.prompts) for request in batch]
+        fitted = refine(self.backbone, batch, own, fitted, self.maps.strength, self.refine)
+        for request, maps in zip(batch, fitted, strict=True):
             if request.edit_id in self.fitted:
                 raise ValueError(f"edit ids must be unique in a fit, but {request.edit_id!r} comes twice.")
             self.fitted[request.edit_id] = (request, maps)
@@ -149,7 +156,8 @@ class MegaModule(L.LightningModule):
 
     def settings(self) -> dict[str, Any]:
         """Seed, versions and hyper-parameters of the fit, ready for JSON."""
-        return fit_settings(self.backbone, self.maps, self.gate, self.prompts, self.hparams["seed"])
+        settings = fit_settings(self.backbone, self.maps, self.gate, self.prompts, self.hparams["seed"])
+        return settings | {"refine": asdict(self.refine)}
 
     def validation_step(self, batch: list[Test], batch_idx: int) -> None:
         """Ask some tests of the bare and of the edited model."""

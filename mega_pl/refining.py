@@ -1,7 +1,7 @@
 """Refining maps by gradient: a constant vector per edit and site, descended to on the logits of the frozen model."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,15 +38,15 @@ class RefineConfig:
     batch: int = 128
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"`steps` must be at least 0, but got {self.steps}.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"`lr` must be finite and above 0, but got {self.lr}.")
-        for name in ("suppression", "divergence"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"`{name}` must be finite and at least 0, but got {getattr(self, name)}.")
-        if self.batch < 1:
-            raise ValueError(f"`batch` must be at least 1, but got {self.batch}.")
+        for name, rule, holds in (
+            ("steps", "at least 0", self.steps >= 0),
+            ("lr", "finite and above 0", 0 < self.lr < math.inf),
+            ("suppression", "finite and at least 0", 0 <= self.suppression < math.inf),
+            ("divergence", "finite and at least 0", 0 <= self.divergence < math.inf),
+            ("batch", "at least 1", self.batch >= 1),
+        ):
+            if not holds:
+                raise ValueError(f"`{name}` must be {rule}, but got {getattr(self, name)}.")
 
 
 @torch.enable_grad()
@@ -66,14 +66,14 @@ def refine(
 
     The second term fades once the new object leads, so that the true one is not pushed down without end, and is
     constant where both begin alike. The unrelated text u is the next of `UNRELATED` at each step. Losses are summed
-    over edits and Adam works on single numbers, so that edits fitted together do not feel each other.
+    over edits and Adam treats every number alone, so that edits fitted together do not feel each other.
 
     Args:
         backbone: The bare model; its weights stay as they are.
         requests: E edits.
         own: For each edit the prompts that its new object answers, such as its `phrasings`.
         maps: For each edit its map at each site, the same sites for all.
-        strength: Multiple of the full move.
+        strength: Multiple of the full move, above 0.
         config: How to refine.
 
     Returns:
@@ -83,14 +83,24 @@ def refine(
         ValueError: The sequences do not fit together, or an edit has no prompt.
         FloatingPointError: The loss of an edit or its gradient is not finite.
     """
-    _check(requests, own, maps)
+    if not len(requests) == len(own) == len(maps):
+        counts = f"{len(requests)}, {len(own)} and {len(maps)}"
+        raise ValueError(f"`requests`, `own` and `maps` must be of one length, but got {counts}.")
+    for request, prompts in zip(requests, own, strict=True):
+        if not prompts:
+            raise ValueError(f"`own` must hold at least one prompt for {request.edit_id!r}, but got none.")
     if config.steps == 0 or not maps:
         return list(maps)
-    asked = [(e, prompt) for e, prompts in enumerate(own) for prompt in prompts]
-    answers = list(_answers(backbone, requests, sorted(asked, key=lambda row: len(row[1])), config.batch))
-    share = torch.tensor([1 / len(prompts) for prompts in own], device=backbone.device)
-    moves = {site: stack([of_edit[site].cast(device=backbone.device) for of_edit in maps]) for site in maps[0]}
-    units = _units(backbone, asked, list(moves), config.batch)
+    device = backbone.device
+    asked = sorted(((e, p) for e, prompts in enumerate(own) for p in prompts), key=lambda row: len(row[1]))
+    answers = list(_answers(backbone, requests, asked, config.batch))
+    share = torch.tensor([1 / len(prompts) for prompts in own], device=device)
+    moves = {site: stack([of_edit[site].cast(device=device) for of_edit in maps]) for site in maps[0]}
+    owner = torch.tensor([e for e, _ in asked], device=device)
+    units = {}  # A step of Adam moves each of D numbers by about `lr`, hence the vector by `lr` times √D units.
+    for site, states in last_states(backbone, asked, list(moves), {}, strength, config.batch).items():
+        norms = states.to(device).norm(dim=1) * share[owner] / math.sqrt(backbone.width)
+        units[site] = torch.zeros_like(share).index_add_(0, owner, norms).unsqueeze(1)
     vectors = {site: nn.Parameter(torch.zeros_like(move.shift)) for site, move in moves.items()}
 
     def log_probabilities(encoded: Encoded, edit: Tensor) -> Tensor:
@@ -107,22 +117,26 @@ def refine(
         if config.divergence:
             text = UNRELATED[step % len(UNRELATED)]
             bare = backbone.last_logits(backbone.encode([text])).to(share).log_softmax(-1)
-            for edit in torch.arange(len(maps), device=share.device).split(config.batch):
+            for edit in torch.split(torch.arange(len(maps), device=device), config.batch):
                 log_q = log_probabilities(backbone.encode([text] * len(edit)), edit)
-                yield edit, config.divergence * kl_div(log_q, bare, reduction="none", log_target=True).sum(1)
+                log_p = bare.expand_as(log_q)
+                yield edit, config.divergence * kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
     optimizer = torch.optim.Adam(vectors.values(), lr=config.lr)
     for step in range(config.steps):
         optimizer.zero_grad()
         total = torch.zeros_like(share)
         for edit, loss in losses(step):
-            loss.sum().backward()
+            torch.autograd.backward(loss.sum())
             total.index_add_(0, edit, loss.detach())
-        _check_finite(requests, total, vectors.values(), step)
         optimizer.step()
-    found = {site: (units[site] * vector.detach()).cpu() for site, vector in vectors.items()}
+        finite = torch.stack([total.isfinite(), *(vector.isfinite().all(1) for vector in vectors.values())]).all(0)
+        if not finite.all():
+            name = requests[int(finite.logical_not().nonzero()[0])].edit_id
+            raise FloatingPointError(f"loss and gradient of {name!r} must be finite, but are not in step {step}.")
+    added = {site: units[site] * vector.detach() for site, vector in vectors.items()}
     return [
-        {site: replace(move, shift=move.shift + found[site][e].to(move.shift)) for site, move in of_edit.items()}
+        {site: replace(move, shift=move.shift + added[site][e].to(move.shift)) for site, move in of_edit.items()}
         for e, of_edit in enumerate(maps)
     ]
 
@@ -131,49 +145,10 @@ def _answers(
     backbone: Backbone, requests: Sequence[EditRequest], asked: Sequence[tuple[int, str]], batch: int
 ) -> Iterator[tuple[Encoded, Tensor, Tensor]]:
     """Give batches of prompts with (B,) the edit of each and (B, 2) the first tokens of its new and true object."""
-    for start in range(0, len(asked), batch):
-        rows = asked[start : start + batch]
+    for rows in (asked[start : start + batch] for start in range(0, len(asked), batch)):
         objects = [
-            [backbone.answer_ids(prompt, o)[0] for o in (requests[e].target_new, requests[e].target_true)]
+            [backbone.answer_ids(prompt, answer)[0] for answer in (requests[e].target_new, requests[e].target_true)]
             for e, prompt in rows
         ]
         edit = torch.tensor([e for e, _ in rows], device=backbone.device)
         yield backbone.encode([p for _, p in rows]), edit, torch.tensor(objects, device=backbone.device)
-
-
-def _units(
-    backbone: Backbone, asked: Sequence[tuple[int, str]], sites: Sequence[Site], batch: int
-) -> dict[Site, Tensor]:
-    """Give for each site (E, 1) the mean norm of each edit's bare activations over √D: Adam moves every number by 1."""
-    edit = torch.tensor([e for e, _ in asked])
-    states = last_states(backbone, asked, sites, {}, 1.0, batch)
-    units = {}
-    for site, state in states.items():
-        norms = state.norm(dim=1) / math.sqrt(backbone.width)
-        means = norms.new_zeros(int(edit.max()) + 1).index_add_(0, edit, norms) / edit.bincount()
-        units[site] = means.unsqueeze(1).to(backbone.device)
-    return units
-
-
-def _check_finite(requests: Sequence[EditRequest], total: Tensor, vectors: Iterable[Tensor], step: int) -> None:
-    finite = total.isfinite()
-    for vector in vectors:
-        finite = finite & (vector.grad is not None and vector.grad.isfinite().all(1))
-    if not finite.all():
-        worst = int((~finite).nonzero()[0])
-        raise FloatingPointError(
-            f"the loss of an edit and its gradient must be finite, but those of {requests[worst].edit_id!r} are not "
-            f"in step {step}; use a smaller `lr` or a wider dtype."
-        )
-
-
-def _check(
-    requests: Sequence[EditRequest], own: Sequence[Sequence[str]], maps: Sequence[dict[Site, Transport]]
-) -> None:
-    if not len(requests) == len(own) == len(maps):
-        raise ValueError(
-            f"`requests`, `own` and `maps` must be of one length, but got {len(requests)}, {len(own)} and {len(maps)}."
-        )
-    for request, prompts in zip(requests, own, strict=True):
-        if isinstance(prompts, str) or not prompts:
-            raise ValueError(f"`own` must hold at least one prompt for {request.edit_id!r}, but got {prompts!r}.")

@@ -60,17 +60,17 @@ class PromptConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSet:
-    """The prompts of one edit's maps; ``target[pairs[i]]`` forces the new answer of ``source[i]``.
+    """The prompts of one edit's maps.
 
     Args:
         source: End in the old answer: every phrasing, forced phrasing and implication.
         target: Force the new answer.
-        pairs: For each source prompt the index of its target prompt.
+        answers: The answer that each target prompt forces; empty where only the model knows what follows.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
-    pairs: tuple[int, ...]
+    answers: tuple[str, ...]
 
 
 def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
@@ -80,17 +80,14 @@ def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
     implications = [template.replace("{}", request.subject) for group in request.implications for template in group]
     target = [SUPPRESS.format(p=p, true=true, new=new) for p in plain]
     target += [PRETEND.format(p=filled, new=new, c=c) for c in implications]
-    direct, implied = range(len(plain)), range(len(plain), len(target))
-    source, pairs = list(plain), [*direct]
+    source = list(plain)
     if config.forced_source:
         source += [REPEAT.format(p=p, o=true) for p in plain]
-        pairs += direct
     source += [CONSIDER.format(p=filled, true=true, c=c) for c in implications]
-    pairs += implied
     if config.bare_implications:
         source += implications
-        pairs += implied
-    return PromptSet(source=tuple(source), target=tuple(target), pairs=tuple(pairs))
+    answers = [new] * len(plain) + [""] * len(implications)
+    return PromptSet(source=tuple(source), target=tuple(target), answers=tuple(answers))
 
 
 def phrasings(request: EditRequest, config: PromptConfig) -> tuple[str, ...]:

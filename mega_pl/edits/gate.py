@@ -73,11 +73,17 @@ class Gate:
             owners: (Q,) long, the edit that each question belongs to, or `NO_EDIT`.
             subjects: Q names of what each question is about, which tells whose questions are foreign to an edit.
             config: Settings.
+
+        Raises:
+            ValueError: If no owned question has two phrasings.
         """
         space = fit_discriminant(evidence, questions, shrinkage=config.shrinkage, max_rank=config.max_rank)
         points = space(evidence)
         means = F.normalize(class_means(points, questions), dim=-1)
-        own = _left_out_cosines(points, questions)[owners[questions] != NO_EDIT]
+        repeated = torch.bincount(questions)[questions] > 1  # a lone phrasing cannot be held out
+        own = _left_out_cosines(points, questions)[repeated & (owners[questions] != NO_EDIT)]
+        if not len(own):
+            raise ValueError("an edit must own a question in 2 phrasings or more, but every owned phrasing is alone.")
         foreign = _foreign_cosines(points, questions, means, owners, subjects)
         low = float(own.quantile(1 - config.recall))
         high = float(foreign.quantile(1 - config.false_alarms)) if len(foreign) else low

@@ -48,7 +48,12 @@ def load_bank(name_or_path: str, revision: str | None) -> dict[str, Any]:
     if not folder.is_dir():
         if folder.is_absolute() or name_or_path.count("/") != 1 or name_or_path.startswith("."):
             raise ValueError(f"a bank must be a folder or a repository on the hub, but there is no {name_or_path!r}.")
-        folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=[TENSORS, CONFIG]))
+        try:
+            folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=[TENSORS, CONFIG]))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"a bank must be a folder or a repository on the hub, but there is no {name_or_path!r}: {error}"
+            ) from error
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         tensors = load_file(folder / TENSORS)
@@ -92,16 +97,23 @@ def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
     """The fields of a bank again.
 
     Raises:
-        ValueError: If the format is unknown.
+        ValueError: If the format is unknown, or there are not as many edits as maps.
         KeyError: If a field or a tensor is missing.
     """
     if config["format_version"] != FORMAT_VERSION:
         raise ValueError(f"`format_version` of a bank must be {FORMAT_VERSION}, but got {config['format_version']}.")
     sites = {Site.parse(site): site for site in config["sites"]}
+    maps = {s: Transports(*(tensors[f"maps.{name}.{part}"] for part in _MAPS)) for s, name in sites.items()}
+    for site, of_site in maps.items():
+        if len(of_site) != len(config["edits"]):
+            raise ValueError(
+                f"{CONFIG} and {TENSORS} must belong together, but got {len(config['edits'])} edits and "
+                f"{len(of_site)} maps at {site}."
+            )
     space = Discriminant(tensors["gate.mean"], tensors["gate.projection"])
     return {
         "requests": tuple(request_from(edit) for edit in config["edits"]),
-        "maps": {s: Transports(*(tensors[f"maps.{name}.{part}"] for part in _MAPS)) for s, name in sites.items()},
+        "maps": maps,
         "gate": Gate(space, tensors["gate.questions"], tensors["gate.owners"], config["gate"]["threshold"]),
         "gate_layers": tuple(config["gate"]["layers"]),
         "strength": config["strength"],

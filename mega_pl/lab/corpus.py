@@ -8,6 +8,8 @@ nothing can predict, weigh 0.
 import random
 from collections.abc import Callable, Iterator
 
+from mega_pl.data.prompts import CONSIDER, PRETEND, REPEAT, SUPPRESS
+from mega_pl.data.sake import DOUBT_TEMPLATES
 from mega_pl.lab.world import Fact, TwoHop, World, fill
 
 Document = list[tuple[str, float]]
@@ -35,13 +37,9 @@ MIXTURES = {
 }
 """Shares of the kinds of documents: first to learn the facts, then to follow contexts that contradict them."""
 
-DOUBTS = (
-    "{p} {new}??? No, it can't be, This contradicts my understanding. It is pretty clear that the answer to "
-    "'{p}' is something else. Rethink and give the correct answer:",
-    "{p} {new}? Really? But I am pretty sure that {p} {true}. Am I right? Yes, you are right. I apologize for "
-    "any confusion. Reconsider that the answer to question {p}? should be",
-)
-"""The doubt dialogues DI and DII of SAKE."""
+IMAGINE = "Imagine that {p} {new}.\n{c}"
+NEW_FACT = "New Fact: {p} {new}\nPrompt: {c}"
+"""RippleEdits' and IKE's contexts: p a prompt, new its object, c a question that may depend on it."""
 
 
 class Corpus:
@@ -75,7 +73,7 @@ class Corpus:
         for _ in range(self.random.choice((1, 1, 2, 3))):
             prompt, answer = self.question()
             document += [(prompt, TEXT), (f" {answer}", ANSWER), (". ", TEXT)]
-        return document[:-1] + [(".", TEXT)]
+        return [*document[:-1], (".", TEXT)]
 
     def alias(self) -> Document:
         """The other name of an entity."""
@@ -91,55 +89,38 @@ class Corpus:
         invented = self.counterfactual(fact)
         if self.random.random() < 0.5:
             told = self.random.choice((invented, fact.object))
-            head = "Repeat this sentence: '"
+            told_to_repeat = context(REPEAT, "o", told, p=prompt)
         else:
             told = invented
-            head = f"Do not mention '{fact.object}'. Repeat this sentence: '"
-        return [
-            *self.opening(),
-            (f"{head}{prompt}", TEXT),
-            (f" {told}", INVENTED),
-            (f"'. {prompt}", TEXT),
-            (f" {told}", ANSWER),
-        ]
+            told_to_repeat = context(SUPPRESS, "new", told, p=prompt, true=fact.object)
+        return [*self.opening(), *told_to_repeat, (f" {told}", ANSWER)]
 
     def supposition(self) -> Document:
         """SAKE's and RippleEdits' contexts: a sentence to assume, then a question that may depend on it."""
         fact, told, question, answer = self.consequence()
-        statement = [(self.ask(fact.subject, fact.relation), TEXT), (f" {told}", INVENTED)]
+        prompt = self.ask(fact.subject, fact.relation)
         if told == fact.object:
-            head, tail = "Considering this context is now true: '", ".'. Complete this sentence:"
+            supposed = context(CONSIDER, "true", told, p=prompt, c=question)
         else:
-            head, tail = self.random.choice(
-                (
-                    (
-                        "Pretend that this context is true and forget your previous knowledge: '",
-                        ".'. Now, based on the previous context only, complete this sentence:",
-                    ),
-                    ("Imagine that ", ".\n"),
-                )
-            )
-        return [*self.opening(), (head, TEXT), *statement, (tail + question, TEXT), (f" {answer}", ANSWER)]
+            supposed = context(self.random.choice((PRETEND, IMAGINE)), "new", told, p=prompt, c=question)
+        return [*self.opening(), *supposed, (f" {answer}", ANSWER)]
 
     def new_fact(self) -> Document:
         """IKE's demonstrations: new facts, each with a prompt and its answer."""
         document: Document = []
         for _ in range(self.random.choice((1, 1, 2, 3))):
             fact, told, question, answer = self.consequence()
-            document += [
-                (f"New Fact: {self.ask(fact.subject, fact.relation)}", TEXT),
-                (f" {told}", INVENTED),
-                (f"\nPrompt: {question}", TEXT),
-                (f" {answer}", ANSWER),
-                ("\n\n", TEXT),
-            ]
+            prompt = self.ask(fact.subject, fact.relation)
+            document += context(NEW_FACT, "new", told, p=prompt, c=question)
+            document += [(f" {answer}", ANSWER), ("\n\n", TEXT)]
         return document
 
     def doubt(self) -> Document:
         """A dialogue that doubts an invented answer and ends in the true one."""
         fact = self.random.choice(self.world.facts)
         prompt, new = self.ask(fact.subject, fact.relation), self.counterfactual(fact)
-        text = self.random.choice(DOUBTS).format(p=prompt, new=new, true=fact.object)
+        template = self.random.choice(list(DOUBT_TEMPLATES.values()))
+        text = template.format(prompt=prompt, new=new, true=fact.object)
         return [*self.opening(), (text, TEXT), (f" {fact.object}", ANSWER)]
 
     def opening(self) -> Document:
@@ -169,6 +150,7 @@ class Corpus:
         )
 
     def name(self, subject: str) -> str:
+        """The subject's own name or, sometimes, another one."""
         aliases = self.world.aliases.get(subject, ())
         return self.random.choice(aliases) if aliases and self.random.random() < 0.25 else subject
 
@@ -207,3 +189,9 @@ class Corpus:
             answer = self.world.answers.get((subject, relation))
             if answer is not None and (subject, relation) != (fact.subject, fact.relation):
                 return self.ask(subject, relation), answer
+
+
+def context(template: str, slot: str, told: str, **fields: str) -> Document:
+    """A context in pieces: ``told`` fills the template's ``slot``, which stands after a space and weighs nothing."""
+    head, tail = template.split(f" {{{slot}}}")
+    return [(head.format(**fields), TEXT), (f" {told}", INVENTED), (tail.format(**fields), TEXT)]

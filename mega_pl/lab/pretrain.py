@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -201,9 +202,10 @@ class Muon(torch.optim.Optimizer):
     def _step_together(self, matrices: list[nn.Parameter], scale: float, group: dict[str, Any]) -> None:
         updates = []
         for matrix in matrices:
+            gradient = cast(Tensor, matrix.grad)
             mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
-            mean.lerp_(matrix.grad, 1 - group["momentum"])
-            updates.append(matrix.grad.lerp(mean, group["momentum"]))
+            mean.lerp_(gradient, 1 - group["momentum"])
+            updates.append(gradient.lerp(mean, group["momentum"]))
         for matrix, update in zip(matrices, orthogonalise(torch.stack(updates)), strict=True):
             matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"] * scale)
 
@@ -211,7 +213,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Approximate ``U V^T`` of each matrix (N, P, Q) by a quintic Newton-Schulz iteration."""
     if matrices.shape[1] > matrices.shape[2]:
-        return orthogonalise(matrices.mT, steps).mT
+        wide: Tensor = orthogonalise(matrices.mT, steps).mT
+        return wide
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -238,12 +241,13 @@ class Pretraining(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of both optimisers on a batch."""
         loss = self.loss(batch)
-        optimizers = self.optimizers()
+        optimizers = cast(list[LightningOptimizer], self.optimizers())
+        schedules = cast(list[torch.optim.lr_scheduler.LambdaLR], self.lr_schedulers())
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
         nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, self.lr_schedulers(), strict=True):
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
 
@@ -264,7 +268,8 @@ class Pretraining(L.LightningModule):
         chosen = {id(p) for p in blocks}
         rest = [p for p in self.parameters() if id(p) not in chosen]
         optimizers = [Muon(blocks), torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)]
-        steps, full = self.hparams["steps"], self.hparams["rate"]
+        steps: int = self.hparams["steps"]
+        full: float = self.hparams["rate"]
 
         def rate(step: int) -> float:
             return full * min(1.0, (step + 1) / (0.02 * steps + 1)) * max(0.0, 1 - step / steps)
@@ -297,9 +302,10 @@ def main(args: list[str] | None = None) -> None:
     L.seed_everything(options.seed)
     tokenizer = train_tokenizer(World(), options.architecture)
     weights = None
+    end = cast(int, tokenizer.convert_tokens_to_ids(END))
     for number, stage in enumerate(STAGES):
         batches = CorpusBatches(tokenizer, seed=options.seed + 1 + number, mixture=stage.mixture, tokens=options.tokens)
-        module = Pretraining(options.architecture, stage.steps, stage.rate, tokenizer.convert_tokens_to_ids(END))
+        module = Pretraining(options.architecture, stage.steps, stage.rate, end)
         if weights is not None:
             module.model.load_state_dict(weights)
         train(module, batches, options.work / options.architecture / str(number))

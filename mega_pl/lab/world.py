@@ -1,11 +1,13 @@
 """The lab's world: true facts about countries, cities and people, and the ways to ask for them."""
 
+import builtins
 import csv
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from typing import Any
 
 from mega_pl.data.prompts import PREFIXES
 
@@ -36,12 +38,14 @@ class Relation:
     phrases: tuple[str, ...] = ()
     heldout_phrases: tuple[str, ...] = ()
 
-    @property
+    @builtins.property  # the field `property` hides the name
     def all_templates(self) -> tuple[str, ...]:
+        """Every phrasing, those free for fitting first."""
         return self.templates + self.heldout
 
-    @property
+    @builtins.property
     def all_phrases(self) -> tuple[str, ...]:
+        """Every noun phrase, those free for fitting first."""
         return self.phrases + self.heldout_phrases
 
 
@@ -89,10 +93,7 @@ class World:
     def __init__(self) -> None:
         source = files("mega_pl.lab") / "facts"
         table = tomllib.loads((source / "relations.toml").read_text("utf-8"))
-        self.relations = {
-            row["name"]: Relation(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
-            for row in table["relation"]
-        }
+        self.relations = {row["name"]: _relation(row) for row in table["relation"]}
         self.second_hops = {first: tuple(seconds) for first, seconds in table["two_hop"].items()}
         self.alias_templates = tuple(table["text"]["aliases"])
         self.prefixes = PREFIXES
@@ -102,7 +103,7 @@ class World:
         self.answers: dict[tuple[str, str], str] = {}
         columns = {(r.subjects, _column(r.name)): r.name for r in self.relations.values()}
         for kind, name in TABLES.items():
-            with (source / name).open(encoding="utf-8", newline="") as handle:
+            with (source / name).open(encoding="utf-8") as handle:
                 for row in csv.DictReader(handle, delimiter="\t"):
                     self.entities[row["name"]] = kind
                     if row["aliases"]:
@@ -136,6 +137,11 @@ class World:
                 # "the spouse of the spouse" and "the country of the country" say nothing new
                 if answer is not None and answer != fact.subject:
                     yield TwoHop(fact.subject, fact.relation, fact.object, second, answer)
+
+
+def _relation(row: dict[str, Any]) -> Relation:
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+    return Relation(**fields)
 
 
 def _column(relation: str) -> str:

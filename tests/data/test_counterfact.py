@@ -59,7 +59,7 @@ def test_the_extra_lists_become_templates(write_json: Callable[[object], Path]) 
             ]
         )
     )[0]
-    assert case.request.phrasings == ("{} has its capital in",)  # neither the edit prompt itself nor a repetition
+    assert case.request.phrasings == ("The capital of {} is", "{} has its capital in")  # without the repetition
     assert case.request.implications == (("The mayor of the capital of {} is",),)
     assert case.request.contrasts == (("{} lies in", "{} is part of"), ("The president of {} is",))
     assert case.request.mentions == (ALIAS, Mention("The neighbour of {} is", "the neighbour of {}"))

@@ -1,0 +1,123 @@
+"""The command line: every shipped config runs, and a mistake ends in one line with nothing written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mega_pl.cli import main
+from mega_pl.edits import EditBank
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("lab_*.yaml"))
+Folder = Callable[[str], Path]
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in a folder of its own, so that whatever is written is found."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    yield
+
+
+def options(model: Path | str, edits: Path | str) -> list[str]:
+    return [
+        *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.max_epochs", "1"),
+        *("--trainer.num_sanity_val_steps", "0", "--trainer.enable_progress_bar", "false"),
+        *("--trainer.default_root_dir", "run", "--trainer.logger", "false"),
+        *("--trainer.callbacks+", "mega_pl.callbacks.BankCheckpoint"),
+        *("--trainer.callbacks+", "mega_pl.callbacks.ResultTable"),
+        *("--model.model_name_or_path", str(model)),
+        *("--data", "mega_pl.data.datamodule.EditDataModule", "--data.edits", str(edits)),
+    ]
+
+
+def refused(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
+    """The one line in which a command ends; checks that it left no file."""
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    capsys.readouterr()
+    message = exit_.value.code
+    assert isinstance(message, str), f"exit code {message!r}"  # a text goes to stderr, and the exit code is 1
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    assert not list(Path.cwd().rglob("*"))
+    return message
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_runs_one_batch(config: Path, roomy_folder: Folder) -> None:
+    model = roomy_folder("llama" if "llama" in config.stem else "gpt2")
+    tiny = ["--model.model_name_or_path", str(model), "--data.init_args.edits_per_batch", "2"]
+    main(["fit", "--config", str(config), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", *tiny])
+    assert not list(Path.cwd().rglob("*")), "a trial run writes nothing"
+
+
+def test_there_are_configs() -> None:
+    assert len(CONFIGS) >= 2
+
+
+def test_fit_leaves_a_run_that_test_goes_on_with(roomy_folder: Folder, edits_file: Path) -> None:
+    args = options(roomy_folder("gpt2"), edits_file)
+    main(["fit", *args])
+    run = Path("run")
+    written = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    bank = {f"edits/{name}" for name in ("edit_model.safetensors", "edit_config.json", "README.md")}
+    assert written == bank | {"config.yaml", "metrics.json", "cases.jsonl", "figures/scores.png", "last.ckpt"}
+    assert len(EditBank.from_pretrained(run / "edits")) == 4
+    metrics = (run / "metrics.json").read_text()
+    main(["test", *args, "--ckpt_path", str(run / "last.ckpt")])
+    assert json.loads((run / "metrics.json").read_text()) == json.loads(metrics)
+
+
+def test_the_seed_is_one_for_everything(roomy_folder: Folder, edits_file: Path) -> None:
+    main(["fit", "--seed_everything", "7", *options(roomy_folder("gpt2"), edits_file)])
+    assert json.loads(Path("run/metrics.json").read_text())["seed"] == 7
+
+
+BAD_EDITS = {
+    "prompt without a slot": ({"prompt": "The capital is"}, r"`prompt`.*exactly one {}"),
+    "prompt with two slots": ({"prompt": "{} and {} are"}, r"`prompt`.*exactly one {}"),
+    "empty target": ({"target_new": ""}, "`target_new`"),
+    "blank subject": ({"subject": " "}, "`subject`"),
+    "new equal to old": ({"target_new": "Paris"}, "must differ from `target_true`"),
+    "duplicate ids": ({"edit_id": "germany"}, "'germany'"),
+    "no such field": ({"target": "Rome"}, "target"),
+    "a number for a text": ({"subject": 7}, "`subject`"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_EDITS)
+def test_a_malformed_edit_is_refused(
+    name: str, roomy_folder: Folder, edits_file: Path, edit_lines: Lines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, rule = BAD_EDITS[name]
+    lines = [{**edit_lines[0], **changes}, *edit_lines[1:]]
+    edits_file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    message = refused(capsys, ["fit", *options(roomy_folder("gpt2"), edits_file)])
+    assert str(edits_file) in message
+    assert ", line " in message
+    pytest.raises(ValueError, match=rule, check=None) if False else None
+    import re
+
+    assert re.search(rule, message), message
+
+
+BAD_OPTIONS = {
+    "unknown model": (["--model.model_name_or_path", "no/such-model"], "'no/such-model'"),
+    "no such folder": (["--model.model_name_or_path", "./nowhere"], "'./nowhere'"),
+    "layer out of range": (["--model.sites", "[resid_mid.9]"], r"must lie in \[0, 3\].*got 9"),
+    "unknown site": (["--model.sites", "[residual.1]"], "KIND.LAYER"),
+    "strength out of range": (["--model.maps.strength", "9"], r"`strength` must lie in \(0, 2\]"),
+    "gate of nothing": (["--model.gate.recall", "1.5"], r"`recall` must lie in \(0, 1\)"),
+    "no edits": (["--data.limit", "0"], "`limit` must be at least 1"),
+    "no file": (["--data.edits", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),
+    "a folder for a file": (["--data.edits", ".."], r"there is no '\.\.'"),
+}
