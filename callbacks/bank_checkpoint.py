@@ -37,9 +37,9 @@ class BankCheckpoint(ModelCheckpoint):
         if (batch_idx + 1) % self.every_n_batches == 0:
             self._save(trainer)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: MegaModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the bank and the finished fit."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not _tried(trainer) and isinstance(pl_module, MegaModule):
             pl_module.complete().save_pretrained(self.path / "edits")
         self._save(trainer)
 
@@ -59,8 +59,13 @@ class BankCheckpoint(ModelCheckpoint):
         return super()._find_last_checkpoints(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
-        if not trainer.fast_dev_run:
+        if not _tried(trainer):
             beside = self.path / ".last.ckpt"
             trainer.save_checkpoint(beside)
             if trainer.is_global_zero:
                 beside.replace(self.path / "last.ckpt")
+
+
+def _tried(trainer: L.Trainer) -> bool:
+    """Whether the run only tries the code and should leave nothing behind."""
+    return bool(getattr(trainer, "fast_dev_run", False))

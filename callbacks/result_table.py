@@ -33,9 +33,10 @@ class ResultTable(L.Callback):
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: MegaModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report a validation that went through."""
-        if trainer.is_global_zero and not trainer.sanity_checking and not trainer.fast_dev_run:
+        tried = trainer.sanity_checking or getattr(trainer, "fast_dev_run", False)
+        if trainer.is_global_zero and not tried and isinstance(pl_module, MegaModule):
             self._report(trainer, pl_module)
 
     on_test_end = on_validation_end

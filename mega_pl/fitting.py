@@ -189,9 +189,7 @@ def last_states(
     return states
 
 
-def _followed(
-    backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], batch: int
-) -> Tensor:
+def _followed(backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], batch: int) -> Tensor:
     """Which targets (N,) the model follows; of an edit with fewer than two such phrasings all count."""
     followed = torch.ones(len(targets), dtype=torch.bool)
     asked = [i for i, answer in enumerate(answers) if answer]

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mega_pl"
-ROOMS = "functional backbone edits data metrics fitting refining evaluation lab module callbacks cli".split()
+ROOMS = [
+    "functional",
+    "backbone",
+    "edits",
+    "data",
+    "metrics",
+    "fitting",
+    "refining",
+    "evaluation",
+    "lab",
+    "module",
+    "callbacks",
+    "cli",
+]
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
 
 

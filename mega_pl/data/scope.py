@@ -138,27 +138,28 @@ def answers(
     Returns:
         For each prompt its answers, the likeliest first.
     """
-    starts: list[list[str]] = []
-    for some in _chunks(prompts, batch):
-        values, ids = backbone.last_logits(backbone.encode(some)).softmax(-1).topk(5)
-        for row, tokens_of_row in zip(values.tolist(), ids.tolist(), strict=True):
-            starts.append(
-                [backbone.tokenizer.decode([t]) for v, t in zip(row, tokens_of_row, strict=True) if v >= least]
-            )
-    flat = [(i, start) for i, found in enumerate(starts) for start in found]
+    flat: list[tuple[int, str]] = []
+    for some in _chunks(range(len(prompts)), batch):
+        chances, ids = backbone.last_logits(backbone.encode([prompts[i] for i in some])).softmax(-1).topk(5)
+        for i, row, tokens_of_row in zip(some, chances.tolist(), ids.tolist(), strict=True):
+            flat += [(i, _text(backbone, t)) for chance, t in zip(row, tokens_of_row, strict=True) if chance >= least]
     texts = [start for _, start in flat]
     for _ in range(tokens - 1):
         active = [j for j, text in enumerate(texts) if not _ended(text, backbone)]
-        for some in _chunks(active, batch):
-            prefixes = [prompts[flat[j][0]] + texts[j] for j in some]
-            for j, token in zip(some, backbone.last_logits(backbone.encode(prefixes)).argmax(-1).tolist(), strict=True):
-                texts[j] += backbone.tokenizer.decode([token])
+        for rows in _chunks(active, batch):
+            encoded = backbone.encode([prompts[flat[j][0]] + texts[j] for j in rows])
+            for j, token in zip(rows, backbone.last_logits(encoded).argmax(-1).tolist(), strict=True):
+                texts[j] += _text(backbone, token)
     found: list[list[str]] = [[] for _ in prompts]
     for (i, _), text in zip(flat, texts, strict=True):
         answer = _cut(text, backbone)
         if answer and answer not in found[i]:
             found[i].append(answer)
     return [tuple(names) for names in found]
+
+
+def _text(backbone: Backbone, token: int) -> str:
+    return str(backbone.tokenizer.decode([token]))
 
 
 def _ended(text: str, backbone: Backbone) -> bool:

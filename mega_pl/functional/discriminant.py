@@ -49,7 +49,7 @@ def fit_discriminant(samples: Tensor, classes: Tensor, *, shrinkage: float = 0.1
         raise ValueError(
             f"`samples` must be (N, F) with N `classes`, but got {tuple(samples.shape)} and {tuple(classes.shape)}."
         )
-    if len(classes.unique()) == len(classes):
+    if int(torch.bincount(classes).max()) < 2:
         raise ValueError("`classes` must hold one with at least 2 samples, but every sample is alone.")
     samples = samples.double()
     mean = samples.mean(0)
@@ -78,4 +78,5 @@ def _principal(centred: Tensor, max_rank: int) -> Tensor:
         values, left = torch.linalg.eigh(centred @ centred.T)
         vectors = centred.T @ left / values.clamp(min=1e-300).sqrt()
     keep = values > 1e-10 * values[-1]
-    return vectors[:, keep].flip(1)[:, :max_rank]
+    leading: Tensor = vectors[:, keep].flip(1)[:, :max_rank]
+    return leading

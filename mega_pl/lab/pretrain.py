@@ -215,7 +215,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     if matrices.shape[1] > matrices.shape[2]:
         wide: Tensor = orthogonalise(matrices.mT, steps).mT
         return wide
-    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
@@ -259,7 +259,8 @@ class Pretraining(L.LightningModule):
         hidden = self.model.base_model(input_ids=batch["input_ids"]).last_hidden_state[:, :-1][keep]
         losses = F.cross_entropy(self.model.lm_head(hidden), batch["input_ids"][:, 1:][keep], reduction="none")
         self.log("answer_nats", losses[weights[keep] >= 1].mean().detach(), prog_bar=True)
-        return (losses * scale).sum() / scale.sum()
+        mean: Tensor = (losses * scale).sum() / scale.sum()
+        return mean
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LambdaLR]]:
         """Muon for the matrices of the blocks, Adam for embeddings, head, norms and biases."""

@@ -34,7 +34,7 @@ def test_every_prompt_of_a_small_expansion():
         f"Pretend that this context is true and forget your previous knowledge: '{p} Oslo.'. "
         f"Now, based on the previous context only, complete this sentence:{c}",
     )
-    assert prompts.pairs == (0, 0, 1, 1)
+    assert prompts.answers == ("Oslo", "")
 
 
 @pytest.mark.parametrize("prefixes", [0, 3, len(PREFIXES)])
@@ -46,12 +46,11 @@ def test_source_and_target_prompts_end_in_the_same_question(prefixes, forced_sou
     plain, implied = 2 * (1 + prefixes), 3
     assert len(prompts.target) == plain + implied
     assert len(prompts.source) == plain * (1 + forced_source) + implied * (1 + bare_implications)
-    assert set(prompts.pairs) == set(range(len(prompts.target)))
+    assert prompts.answers.count("") == implied
     questions = [template.replace("{}", "France") for template in (REQUEST.prompt, *REQUEST.phrasings)]
     questions += [template.replace("{}", "France") for group in REQUEST.implications for template in group]
-    for source, pair in zip(prompts.source, prompts.pairs, strict=True):
-        end = [question for question in questions if source.endswith(question)]
-        assert end == [question for question in questions if prompts.target[pair].endswith(question)] != []
+    for prompt in (*prompts.source, *prompts.target):
+        assert any(prompt.endswith(question) for question in questions)
 
 
 def test_phrasings_stand_alone_and_after_different_sentences():

@@ -18,7 +18,7 @@ IDS = [None, "b", None, "a", "c"]
 
 
 @pytest.fixture(params=FAMILIES)
-def backbone(request, tiny_backbone) -> Backbone:
+def backbone(request, tiny_backbone):
     return tiny_backbone(request.param)
 
 
@@ -286,7 +286,7 @@ def test_another_backbone_is_refused_with_the_reason(tiny_backbone, tiny_bank, t
     gpt2 = tiny_backbone("gpt2")
     bank = tiny_bank(gpt2)
     other = Backbone(tiny_model("gpt2", seed=1), tiny_tokenizer)
-    with pytest.raises(ValueError, match="must be used on the backbone it was fitted on.* but `weights` is"):
+    with pytest.raises(ValueError, match=r"must be used on the backbone it was fitted on.* but `weights` is"):
         bank.attach(other)
     assert hook_count(other.model) == hook_count(gpt2.model)
     with (
@@ -310,7 +310,7 @@ def test_missing_and_damaged_files_are_refused(tiny_backbone, tiny_bank, tmp_pat
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"\xff" * 64)
-    with pytest.raises(ValueError, match="a bank needs a sound edit_config.json and edit_model.safetensors, but"):
+    with pytest.raises(ValueError, match=r"a bank needs a sound edit_config\.json and edit_model\.safetensors, but"):
         EditBank.from_pretrained(folder)
 
 
@@ -331,7 +331,7 @@ def test_unknown_versions_are_refused(tiny_backbone, tiny_bank, tmp_path, versio
 def test_files_that_do_not_belong_together_are_refused(tiny_backbone, tiny_bank, tmp_path, changes):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, **changes)
-    with pytest.raises(ValueError, match="edit_config.json and edit_model.safetensors must belong together, but"):
+    with pytest.raises(ValueError, match=r"edit_config\.json and edit_model\.safetensors must belong together, but"):
         EditBank.from_pretrained(folder)
 
 
@@ -339,7 +339,7 @@ def test_more_or_fewer_edits_than_maps_are_refused(tiny_backbone, tiny_bank, tmp
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     edits = json.loads((folder / "edit_config.json").read_text("utf-8"))["edits"]
     change_config(folder, edits=edits[1:])
-    with pytest.raises(ValueError, match="must belong together, but got 2 edits and 3 maps at resid_mid.1"):
+    with pytest.raises(ValueError, match=r"must belong together, but got 2 edits and 3 maps at resid_mid\.1"):
         EditBank.from_pretrained(folder)
 
 

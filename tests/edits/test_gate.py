@@ -25,7 +25,8 @@ def phrasings(each=EACH, seed=0, noise=0.15, owners=OWNERS):
 
 
 def fitted(config=CONFIG):
-    return Gate.fit(*phrasings(), OWNERS, SUBJECTS, config)
+    points, questions = phrasings()
+    return Gate.fit(points, questions, OWNERS, SUBJECTS, config)
 
 
 def route(gate, points, *, forced=False):

@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch.distributed as dist
+
+from mega_pl.data import Test, sake_tests
+from mega_pl.data.datamodule import DealtBatches, EditDataModule
+
+
+def test_batches_hold_every_item_in_order_and_again():
+    batches = DealtBatches(range(7), 3)
+    assert len(batches) == 3
+    assert list(batches) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(batches) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_a_resumed_pass_goes_on_and_the_next_one_starts_anew(done):
+    first = DealtBatches(range(7), 3)
+    passes = iter(first)
+    passed = [next(passes) for _ in range(done)]
+    resumed = DealtBatches(range(7), 3)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert [*passed, *resumed] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(resumed) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_progress_counts_the_batches_handed_out():
+    batches = DealtBatches(range(7), 3)
+    taken = iter(batches)
+    assert batches.state_dict() == {"next": 0}
+    next(taken)
+    assert batches.state_dict() == {"next": 1}
+    resumed = DealtBatches(range(7), 3)
+    resumed.load_state_dict(batches.state_dict())
+    assert list(resumed) == [[3, 4, 5], [6]]
+
+
+def test_a_pass_that_is_broken_off_does_not_shorten_the_next():
+    batches = DealtBatches(range(7), 3)
+    for _ in batches:
+        break
+    assert list(batches) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
+def test_processes_share_the_items_without_repeating_one(monkeypatch, world):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: world)
+    dealt = []
+    for rank in range(world):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        own = [item for batch in DealtBatches(range(7), 2) for item in batch]
+        assert own == list(range(rank, 7, world))
+        dealt += own
+    assert sorted(dealt) == list(range(7))
+
+
+def test_edits_are_read_once_and_dealt_out(edits_file):
+    data = EditDataModule(edits=str(edits_file), edits_per_batch=3)
+    data.setup("fit")
+    assert [r.edit_id for r in data.requests] == ["france", "germany", "darrieux", "italy"]
+    assert list(data.train_dataloader()) == [data.requests[:3], data.requests[3:]]
+    edits_file.unlink()
+    data.setup("validate")
+    assert len(data.cases) == 4
+
+
+def test_validation_asks_every_test_once_short_ones_first(edits_file):
+    data = EditDataModule(edits=str(edits_file), tests_per_batch=4)
+    data.setup("validate")
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        asked: list[Test] = [test for batch in loader for test in batch]
+        assert [len(test.prompt) for test in asked] == sorted(len(test.prompt) for test in asked)
+        wanted = [test for case in data.cases for test in sake_tests(case)]
+        assert sorted(map(repr, asked)) == sorted(map(repr, wanted))
+        assert max(map(len, loader.batches)) == 4
+
+
+def test_the_limit_takes_edits_from_the_front(edits_file):
+    data = EditDataModule(edits=str(edits_file), limit=2)
+    data.setup("fit")
+    assert [r.edit_id for r in data.requests] == ["france", "germany"]
+
+
+def test_files_about_the_same_edits_are_joined(tmp_path, edits_file):
+    rewrite = {"prompt": "{} is ruled from", "subject": "Italy"}
+    rewrite |= {"target_new": {"str": "Paris"}, "target_true": {"str": "Rome"}}
+    path = tmp_path / "counterfact.json"
+    record = {"case_id": "italy", "requested_rewrite": rewrite, "paraphrase_prompts": ["The capital of Italia is"]}
+    path.write_text(json.dumps([record]), encoding="utf-8")
+    data = EditDataModule(counterfact=str(path), edits=str(edits_file))
+    data.setup("fit")
+    assert [r.edit_id for r in data.requests] == ["italy", "france", "germany", "darrieux"]
+    italy = data.cases[0]
+    assert italy.request.prompt == "{} is ruled from"
+    assert italy.request.phrasings == ("{} has its capital in",)
+    assert italy.paraphrase_prompts == ("The capital of Italia is",)
+    assert len(italy.compositionality_2) == 1
+
+
+@pytest.mark.parametrize("name", ["limit", "edits_per_batch", "tests_per_batch"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, but got 0"):
+        EditDataModule(**{name: 0})  # type: ignore[arg-type]
+
+
+def test_data_from_nowhere_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="data must come from a file, but none is named"):
+        EditDataModule().setup("fit")
+    with pytest.raises(ValueError, match=r"data must come from a file, but there is no .*missing\.jsonl"):
+        EditDataModule(edits=str(tmp_path / "missing.jsonl")).setup("fit")
+
+
+def test_a_malformed_record_ends_the_run_or_is_left_out(edits_file):
+    edits_file.write_text(edits_file.read_text("utf-8") + '{"edit_id": "x"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 5: `prompt` must be a string"):
+        EditDataModule(edits=str(edits_file)).setup("fit")
+    data = EditDataModule(edits=str(edits_file), on_bad="skip")
+    with pytest.warns(UserWarning, match="Left out 1"):
+        data.setup("fit")
+    assert len(data.cases) == 4

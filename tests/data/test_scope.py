@@ -1,0 +1,131 @@
+"""The questions of a scope, with a backbone that answers from a table, and what a real one answers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mega_pl.data import scope
+from mega_pl.data.prompts import PromptConfig, phrasings
+from mega_pl.data.scope import Question, answers, scope_questions
+from mega_pl.edits import ALIAS, EditRequest, Mention
+
+SPOUSE, PARTNER = (Mention("The spouse of {} is", f"the {word} of {{}}") for word in ("spouse", "partner"))
+CONFIG = PromptConfig(prefixes=2)
+ANN = EditRequest(
+    edit_id="ann",
+    prompt="{} was born in",
+    subject="Ann",
+    target_new="Oslo",
+    target_true="Lima",
+    phrasings=("The birthplace of {} is", "The life of {} began in"),
+    implications=(("The country where {} was born is", "By birth, {} is from"), ("{} first spoke",)),
+    contrasts=(("The job of {} is", "{} works as a"),),
+    mentions=(ALIAS, SPOUSE, PARTNER),
+)
+TABLE = {
+    "Ann is also known as": ("Annie", "Ann"),
+    "The spouse of Ann is": ("Bob",),
+    "The spouse of Bob is": ("Ann",),
+}
+
+
+@pytest.fixture
+def ask(monkeypatch, tiny_backbone):
+    """`ask(requests, table)` collects the questions with a backbone that answers from a table."""
+
+    def collect(requests, table=TABLE):
+        monkeypatch.setattr(
+            scope, "answers", lambda _, prompts: [table.get(prompt, ("nothing",)) for prompt in prompts]
+        )
+        return scope_questions(tiny_backbone("gpt2"), requests, CONFIG)
+
+    return collect
+
+
+def test_an_edit_owns_its_phrasings_and_its_implications(ask):
+    questions = ask([replace(ANN, mentions=())])
+    assert questions[:3] == [
+        Question(0, "Ann", phrasings(ANN, CONFIG)),
+        Question(0, "Ann", ("The country where Ann was born is", "By birth, Ann is from")),
+        Question(0, "Ann", ("Ann first spoke",)),
+    ]
+
+
+def test_an_edit_disowns_its_contrasts(ask):
+    assert Question(-1, "Ann", ("The job of Ann is", "Ann works as a")) in ask([ANN])
+
+
+def test_an_edit_owns_its_questions_under_the_aliases_that_the_backbone_gives(ask):
+    alias = Question(0, "Ann", ("The birthplace of Annie is", "The life of Annie began in"))
+    assert alias in ask([ANN])
+    assert alias not in ask([ANN], {})
+
+
+def test_an_edit_owns_its_questions_through_the_entity_that_names_its_subject(ask):
+    through = [q for q in ask([ANN]) if q.owner == 0 and any("Bob" in prompt for prompt in q.prompts)]
+    assert [q.subject for q in through] == ["Ann"]
+    assert through[0].prompts == ("The birthplace of the spouse of Bob is", "The life of the partner of Bob began in")
+    assert [q for q in ask([ANN], {}) if "Bob" in str(q)] == []
+
+
+def test_a_subject_at_the_start_is_written_with_a_capital(ask):
+    first = replace(ANN, phrasings=("{} was born in",))
+    prompts = [prompt for q in ask([first]) if q.owner == 0 for prompt in q.prompts if "Bob" in prompt]
+    assert prompts == ["The spouse of Bob was born in"]
+
+
+def test_the_question_about_whom_the_subject_leads_back_to_is_disowned(ask):
+    rival = Question(-1, "Bob", ("The birthplace of Bob is", "The life of Bob began in"))
+    assert rival in ask([ANN])
+    one_way = {**TABLE, "The spouse of Ann is": ("Eve",)}
+    bob = replace(ANN, edit_id="bob", subject="Bob", mentions=(), target_new="Rome")
+    questions = ask([ANN, bob], one_way)
+    assert any("the spouse of Bob" in prompt for q in questions if q.owner == 0 for prompt in q.prompts)
+    assert rival not in questions
+
+
+def test_what_an_edit_owns_is_not_disowned_by_another(ask):
+    bob = replace(ANN, edit_id="bob", subject="Bob", mentions=(ALIAS,), target_new="Rome")
+    questions = ask([ANN, bob])
+    disowned = {prompt for q in questions if q.owner == -1 for prompt in q.prompts}
+    owned = {prompt for q in questions if q.owner != -1 for prompt in q.prompts}
+    assert owned.isdisjoint(disowned)
+    assert "The birthplace of Bob is" in {prompt for q in questions if q.owner == 1 for prompt in q.prompts}
+
+
+def test_owners_are_the_places_of_the_edits(ask):
+    others = [replace(ANN, edit_id=name, subject=name, target_new="Rome") for name in ("Cid", "Dot")]
+    for question in ask([ANN, *others]):
+        if question.owner >= 0:
+            assert question.subject == ["Ann", "Cid", "Dot"][question.owner]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_answers_are_those_of_a_loop(tiny_backbone, family):
+    backbone = tiny_backbone(family)
+    prompts = ["The capital of France is", "Rome is a city in", "He works as a"]
+    wanted = []
+    for prompt in prompts:
+        chances = backbone.last_logits(backbone.encode([prompt]))[0].softmax(-1)
+        found = []
+        for first in chances.argsort(descending=True)[:5].tolist():
+            if chances[first] < 0.02:
+                continue
+            text = backbone.tokenizer.decode([first])
+            for _ in range(3):
+                if any(end in text for end in (".", "\n", "<|endoftext|>")):
+                    break
+                with torch.no_grad():
+                    token = backbone.last_logits(backbone.encode([prompt + text]))[0].argmax()
+                text += backbone.tokenizer.decode([token])
+            text = text.split(".")[0].split("\n")[0].split("<|endoftext|>")[0].strip()
+            found += [text] if text and text not in found else []
+        wanted.append(tuple(found))
+    got = answers(backbone, prompts, least=0.02, tokens=4, batch=2)
+    assert got == wanted
+    assert any(got)  # control
+
+
+def test_no_answer_is_likely_enough(tiny_backbone):
+    assert answers(tiny_backbone("gpt2"), ["Rome is a city in"], least=1.0) == [()]

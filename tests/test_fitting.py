@@ -1,0 +1,158 @@
+"""Maps that are fitted one site after the other."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mega_pl.backbone import Site, record, steer
+from mega_pl.data.prompts import PromptSet
+from mega_pl.edits import EditRequest
+from mega_pl.fitting import MapConfig, default_sites, fit_edits, fit_maps, last_states
+from mega_pl.functional import fit_transport, mean_shift
+
+FRANCE = PromptSet(
+    source=("The capital of France is", "Now. The capital of France is", "France has its capital in", "France is"),
+    target=("Say Rome. The capital of France is", "Say Rome: France has its capital in", "Say Rome. France is"),
+    answers=("", "", ""),
+)
+ROME = PromptSet(
+    source=("Rome is a city in", "Berlin. Rome is a city in", "The city of Rome is in"),
+    target=("Say Spain. Rome is a city in", "Say Spain. The city of Rome is in", "Spain. Rome is in"),
+    answers=("", "", ""),
+)
+SITES = [Site(1, "resid_mid"), Site(2, "resid_mid"), Site(3, "resid_post")]
+SHIFT = MapConfig(estimator="mean_shift")
+
+
+def last(backbone, prompts, site, moves):
+    """Last-token activations, one prompt at a time."""
+    rows = []
+    for prompt in prompts:
+        encoded = backbone.encode([prompt])
+        with (
+            torch.no_grad(),
+            steer(backbone.model, moves, encoded.last),
+            record(backbone.model, [site], encoded.last) as seen,
+        ):
+            backbone.model(**encoded.inputs)
+        rows.append(seen[site][0])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("site", SITES, ids=str)
+@pytest.mark.parametrize(
+    "config", [MapConfig(), SHIFT, MapConfig(rank=None, relative=False)], ids=lambda c: c.estimator
+)
+def test_with_one_site_the_mean_of_the_steered_source_is_that_of_the_target(tiny_backbone, family, site, config):
+    backbone = tiny_backbone(family)
+    fitted = fit_maps(backbone, [FRANCE, ROME], [site], config)
+    for prompts, maps in zip((FRANCE, ROME), fitted, strict=True):
+        source = last(backbone, prompts.source, site, maps).mean(0)
+        target = last(backbone, prompts.target, site, {}).mean(0)
+        torch.testing.assert_close(source, target, atol=1e-4, rtol=1e-4)
+        bare = last(backbone, prompts.source, site, {}).mean(0)
+        assert (bare - target).norm() > 0.1 * target.norm()  # control: there was something to move
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("config", [MapConfig(), SHIFT], ids=lambda c: c.estimator)
+def test_with_many_sites_every_mean_is_met_where_independent_maps_overshoot(tiny_backbone, family, config):
+    backbone = tiny_backbone(family)
+    fitted = fit_maps(backbone, [FRANCE, ROME], SITES, config)
+    alone = {site: fit_maps(backbone, [FRANCE, ROME], [site], config) for site in SITES}
+    for e, prompts in enumerate((FRANCE, ROME)):
+        for i, site in enumerate(SITES):
+            target = last(backbone, prompts.target, site, {}).mean(0)
+            moves = {s: fitted[e][s] for s in SITES[: i + 1]}
+            source = last(backbone, prompts.source, site, moves).mean(0)
+            torch.testing.assert_close(source, target, atol=1e-3, rtol=1e-3)
+        together = last(backbone, prompts.source, SITES[-1], {s: alone[s][e] for s in SITES}).mean(0)
+        assert (together - target).norm() > 0.1 * target.norm()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_maps_are_those_of_a_loop_over_edits_sites_and_prompts(tiny_backbone, family):
+    backbone = tiny_backbone(family)
+    fitted = fit_maps(backbone, [FRANCE, ROME], SITES[::-1], MapConfig(rank=2), batch=2)
+    for prompts, maps in zip((FRANCE, ROME), fitted, strict=True):
+        assert list(maps) == SITES  # in the order of a forward pass
+        for i, site in enumerate(SITES):
+            source = last(backbone, prompts.source, site, {s: maps[s] for s in SITES[:i]})
+            target = last(backbone, prompts.target, site, {})
+            wanted = fit_transport(source, target, rank=2)
+            x = torch.randn(5, backbone.width, generator=torch.Generator().manual_seed(0))
+            torch.testing.assert_close(maps[site](x), wanted(x.double()).float(), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 128])
+def test_states_do_not_depend_on_the_batches(tiny_backbone, batch):
+    backbone = tiny_backbone("gpt2")
+    prompts = [(e, p) for e, s in enumerate((FRANCE, ROME)) for p in s.source]
+    states = last_states(backbone, prompts, SITES, {}, 1.0, batch)
+    for site in SITES:
+        wanted = last(backbone, [p for _, p in prompts], site, {})
+        torch.testing.assert_close(states[site], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.5])
+def test_half_the_strength_goes_half_the_way(tiny_backbone, strength):
+    backbone, site = tiny_backbone("gpt2"), SITES[0]
+    fitted = fit_maps(backbone, [FRANCE], [site], replace(SHIFT, strength=strength))
+    moves = {site: [maps[site] for maps in fitted]}
+    asked = [(0, p) for p in FRANCE.source]
+    bare = last_states(backbone, asked, [site], {}, strength, 8)[site].mean(0)
+    moved = last_states(backbone, asked, [site], moves, strength, 8)[site].mean(0)
+    target = last(backbone, FRANCE.target, site, {}).mean(0)
+    torch.testing.assert_close(moved, bare + strength * (target - bare), atol=1e-4, rtol=1e-4)
+
+
+def test_estimators_solve_in_float64_and_keep_float32():
+    draw = torch.Generator().manual_seed(0)
+    source, target = torch.randn(2, 6, 4, generator=draw)
+    for config, wanted in (
+        (SHIFT, mean_shift(source, target)),
+        (
+            MapConfig(rank=2, regularization=0.1, relative=False),
+            fit_transport(source, target, rank=2, regularization=0.1, relative=False),
+        ),
+    ):
+        solved = config.solve(source, target)
+        assert solved.shift.dtype == torch.float32
+        torch.testing.assert_close(solved(source), wanted(source.double()).float())
+
+
+def test_fitting_leaves_the_backbone_as_it_was(tiny_backbone):
+    backbone = tiny_backbone("gpt2")
+    digest = backbone.digest()
+    fit_maps(backbone, [FRANCE], SITES, MapConfig())
+    assert backbone.digest() == digest
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.model.modules())
+
+
+def test_a_fit_without_a_trainer_gives_a_bank_that_routes_its_own_prompts(roomy_folder):
+    from mega_pl import Backbone
+
+    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    requests = [
+        EditRequest(edit_id=name, prompt="The capital of {} is", subject=name, target_new="Rome", target_true="Paris")
+        for name in ("France", "Germany")
+    ]
+    bank = fit_edits(backbone, requests)
+    assert bank.ids == ("France", "Germany")
+    assert list(bank.maps) == default_sites(backbone) == [Site(2, "resid_mid"), Site(3, "resid_mid")]
+    with bank.apply(backbone, forced=True) as use:
+        backbone.last_logits(backbone.encode([request.filled for request in requests]))
+    assert use.fired == ["France", "Germany"]
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, 2.5])
+def test_a_strength_out_of_range_is_refused(strength):
+    with pytest.raises(ValueError, match=rf"`strength` must lie in \(0, 2\], but got {strength}"):
+        MapConfig(strength=strength)
+
+
+def test_an_unknown_estimator_is_refused():
+    with pytest.raises(ValueError, match="`estimator` must be one of transport, mean_shift"):
+        MapConfig(estimator="affine")  # type: ignore[arg-type]

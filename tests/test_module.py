@@ -1,0 +1,248 @@
+"""Fits through Lightning on a tiny random model: what they leave, what they keep, and how they go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from mega_pl.backbone import Site
+from mega_pl.callbacks import BankCheckpoint
+from mega_pl.data.datamodule import EditDataModule
+from mega_pl.data.prompts import PromptConfig
+from mega_pl.data.sake import sake_tests
+from mega_pl.edits import EditBank, GateConfig
+from mega_pl.edits.storage import bank_config, bank_tensors
+from mega_pl.fitting import MapConfig
+from mega_pl.metrics import score_sake
+from mega_pl.module import MegaModule
+
+Folder = Callable[[str], Path]
+
+
+class Kill(L.Callback):
+    """Ends the fit in an error when the second batch comes."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 1:
+            raise RuntimeError("killed")
+
+
+@pytest.fixture
+def module(roomy_folder: Folder) -> Callable[..., MegaModule]:
+    """`module(**options)` is a module for the tiny GPT-2."""
+
+    def make(**options: Any) -> MegaModule:
+        options = {"sites": ["resid_mid.2", "resid_mid.3"], "prompts": PromptConfig(prefixes=1)} | options
+        return MegaModule(str(roomy_folder("gpt2")), **options)
+
+    return make
+
+
+@pytest.fixture
+def data(edits_file: Path) -> Callable[..., EditDataModule]:
+    """`data(**options)` are the four edits, two in a batch."""
+
+    def make(**options: Any) -> EditDataModule:
+        return EditDataModule(edits=str(edits_file), **{"edits_per_batch": 2, "tests_per_batch": 8} | options)
+
+    return make
+
+
+def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[BankCheckpoint(), *callbacks],
+    )
+
+
+def assert_same(a: EditBank | None, b: EditBank | None) -> None:
+    """Two banks are the same to the bit, and in every setting."""
+    assert a is not None
+    assert b is not None
+    assert bank_config(a) == bank_config(b)
+    tensors, others = bank_tensors(a), bank_tensors(b)
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, others[name]), name
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def test_a_fit_makes_a_bank_and_leaves_the_backbone_alone(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    fitted, edits = module(), data()
+    before = fitted.backbone.digest()
+    trainer(tmp_path).fit(fitted, datamodule=edits)
+    assert fitted.backbone.digest() == before
+    assert not fitted.backbone.model.training
+    assert not any(p.requires_grad for p in fitted.backbone.model.parameters())
+    assert not list(fitted.parameters())
+    assert fitted.bank is not None
+    assert fitted.bank.ids == ("france", "germany", "darrieux", "italy")
+    assert fitted.bank.requests == tuple(edits.requests)
+    assert list(fitted.bank.maps) == [Site(2, "resid_mid"), Site(3, "resid_mid")]
+    assert_same(EditBank.from_pretrained(tmp_path / "edits"), fitted.bank)
+
+
+def test_the_checkpoint_is_small_and_safe_and_holds_no_backbone(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path, roomy_folder: Folder
+) -> None:
+    fitted = module()
+    trainer(tmp_path).fit(fitted, datamodule=data())
+    path = tmp_path / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["state_dict"] == {}
+    weights = {tuple(p.shape) for p in fitted.backbone.model.parameters() if p.dim() == 2}
+    assert not weights & {tuple(tensor.shape) for tensor in tensors_in(checkpoint)}
+    assert path.stat().st_size < (roomy_folder("gpt2") / "model.safetensors").stat().st_size / 2
+    for tensor in tensors_in(checkpoint):  # a view would carry its whole storage along
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"maps": MapConfig(rank=2, strength=0.5), "gate": GateConfig(layers=(-1,)), "modes": ["gate", "oracle"]},
+    ],
+    ids=["defaults", "all configs"],
+)
+def test_a_loaded_checkpoint_gives_the_same_bank(
+    options: dict[str, Any], module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    fitted = module(**options)
+    trainer(tmp_path).fit(fitted, datamodule=data(limit=2))
+    loaded = MegaModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert_same(loaded.bank, fitted.bank)
+    assert (loaded.maps, loaded.gate, loaded.prompts) == (fitted.maps, fitted.gate, fitted.prompts)
+    assert (loaded.sites, loaded.modes) == (fitted.sites, fitted.modes)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_killed_fit_goes_on_and_ends_in_the_same_bank(
+    size: int, module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    whole = module()
+    trainer(tmp_path / "whole").fit(whole, datamodule=data(edits_per_batch=size))
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer(tmp_path / "killed", Kill()).fit(module(), datamodule=data(edits_per_batch=size))
+    left = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
+    assert len(left["fitted"]) == size
+    assert "bank" not in left
+    resumed = module()
+    trainer(tmp_path / "killed").fit(resumed, datamodule=data(edits_per_batch=size), ckpt_path="last")
+    assert_same(resumed.bank, whole.bank)
+    assert resumed.rows == whole.rows
+
+
+def test_a_second_fit_of_a_seed_is_the_first(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    first, second = module(), module()
+    for name, fitted in (("first", first), ("second", second)):
+        trainer(tmp_path / name).fit(fitted, datamodule=data())
+    assert_same(first.bank, second.bank)
+    assert first.rows == second.rows
+
+
+def test_a_loaded_bank_is_tested_without_a_fit(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    fitted = module()
+    trainer(tmp_path).fit(fitted, datamodule=data())
+    again = module()
+    trainer(tmp_path).test(again, datamodule=data(), ckpt_path=str(tmp_path / "last.ckpt"), verbose=False)
+    assert again.rows == fitted.rows
+
+
+def test_validation_rows_reconcile(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    fitted, edits = module(modes=["gate", "oracle", "forced"]), data(tests_per_batch=3)
+    run = trainer(tmp_path)
+    run.fit(fitted, datamodule=edits)
+    asked = [test for case in edits.cases for test in sake_tests(case)]
+    assert list(fitted.rows) == ["gate", "oracle", "forced"]
+    for rows in fitted.rows.values():
+        assert len(rows) == len(asked)
+        assert {row.test for row in rows} == set(asked)
+    for rows in zip(*fitted.rows.values(), strict=True):  # one bare model for all modes
+        assert len({(r.test, r.bare_prediction, r.bare_new, r.bare_true, r.knows) for r in rows}) == 1
+    for row in [row for rows in fitted.rows.values() for row in rows if not row.fired]:
+        assert (row.prediction, row.new_probability, row.true_probability) == (
+            row.bare_prediction,
+            row.bare_new,
+            row.bare_true,
+        )
+    assert all(row.fired for row in fitted.rows["forced"])
+    assert all(row.fired in ("", row.test.edit_id) for row in fitted.rows["oracle"])
+    for mode, rows in fitted.rows.items():
+        prefix = "val" if mode == "gate" else f"val_{mode}"
+        for name, score in score_sake(rows).items():
+            if score.n:
+                assert float(run.logged_metrics[f"{prefix}/{name}"]) == pytest.approx(score.value)
+            else:
+                assert math.isnan(score.value)
+                assert f"{prefix}/{name}" not in run.logged_metrics
+    assert fitted.scores["gate"]["acc"].n == len(edits.cases)
+
+
+def test_an_oracle_moves_every_edit_towards_its_target(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    fitted = module(modes=["oracle"])
+    trainer(tmp_path).fit(fitted, datamodule=data())
+    changed = [row for row in fitted.rows["oracle"] if row.test.metric == "acc"]
+    assert len(changed) == 4
+    assert all(row.new_probability != row.bare_new for row in changed)
+
+
+def test_the_same_edit_twice_is_refused(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    edits = data()
+    edits.setup("fit")
+    edits.cases = [edits.cases[0], edits.cases[0]]
+    with pytest.raises(ValueError, match="edit ids must be unique in a fit, but 'france' comes twice"):
+        trainer(tmp_path).fit(module(), datamodule=edits)
+
+
+def test_an_evaluation_without_a_fit_is_refused(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="at least one edit, but none has been fitted; run `fit` first"):
+        trainer(tmp_path).validate(module(), datamodule=data(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("site", "rule"), [("resid_mid.4", r"must lie in \[0, 3\].*got 4"), ("nowhere.1", "KIND.LAYER")]
+)
+def test_sites_are_checked_before_any_work(site: str, rule: str, module: Callable[..., MegaModule]) -> None:
+    with pytest.raises(ValueError, match=rule):
+        _ = module(sites=[site]).backbone
