@@ -19,8 +19,6 @@ class MegaCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Read the data and the backbone before anything is written, so that a mistake leaves nothing behind."""
-        if self.datamodule is None:
-            raise ValueError("data must come from a file, but none is named; set `--data`.")
         self.datamodule.setup("fit")
         self.model.backbone.check_sites(self.model.sites)
 
@@ -29,6 +27,12 @@ class MegaCLI(LightningCLI):
 
 def _seed(seed: int | bool | None) -> int:
     return 0 if isinstance(seed, bool) or seed is None else seed
+
+
+def _line(message: str) -> str:
+    """The rule that was broken, out of what the parser tells about every type that it tried."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    return next((line for line in lines if " must " in line), lines[0] if lines else "")
 
 
 def main(args: ArgsType = None) -> None:
@@ -46,4 +50,4 @@ def main(args: ArgsType = None) -> None:
             args=args,
         )
     except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_line(str(error))}")

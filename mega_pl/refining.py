@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, softplus
+from torch.nn.functional import softplus
 
 from mega_pl.backbone import Backbone, Site, steer
 from mega_pl.backbone.backbone import Encoded
@@ -84,15 +84,15 @@ def refine(
         FloatingPointError: The loss of an edit or its gradient is not finite.
     """
     if not len(requests) == len(own) == len(maps):
-        counts = f"{len(requests)}, {len(own)} and {len(maps)}"
-        raise ValueError(f"`requests`, `own` and `maps` must be of one length, but got {counts}.")
+        lengths = [len(requests), len(own), len(maps)]
+        raise ValueError(f"`requests`, `own` and `maps` must be of one length, but got {lengths}.")
     for request, prompts in zip(requests, own, strict=True):
         if not prompts:
             raise ValueError(f"`own` must hold at least one prompt for {request.edit_id!r}, but got none.")
     if config.steps == 0 or not maps:
         return list(maps)
-    device = backbone.device
     asked = sorted(((e, p) for e, prompts in enumerate(own) for p in prompts), key=lambda row: len(row[1]))
+    device = backbone.device
     answers = list(_answers(backbone, requests, asked, config.batch))
     share = torch.tensor([1 / len(prompts) for prompts in own], device=device)
     moves = {site: stack([of_edit[site].cast(device=device) for of_edit in maps]) for site in maps[0]}
@@ -119,8 +119,7 @@ def refine(
             bare = backbone.last_logits(backbone.encode([text])).to(share).log_softmax(-1)
             for edit in torch.split(torch.arange(len(maps), device=device), config.batch):
                 log_q = log_probabilities(backbone.encode([text] * len(edit)), edit)
-                log_p = bare.expand_as(log_q)
-                yield edit, config.divergence * kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+                yield edit, config.divergence * (bare.exp() * (bare - log_q)).sum(1)
 
     optimizer = torch.optim.Adam(vectors.values(), lr=config.lr)
     for step in range(config.steps):
@@ -146,9 +145,7 @@ def _answers(
 ) -> Iterator[tuple[Encoded, Tensor, Tensor]]:
     """Give batches of prompts with (B,) the edit of each and (B, 2) the first tokens of its new and true object."""
     for rows in (asked[start : start + batch] for start in range(0, len(asked), batch)):
-        objects = [
-            [backbone.answer_ids(prompt, answer)[0] for answer in (requests[e].target_new, requests[e].target_true)]
-            for e, prompt in rows
-        ]
+        texts = [(p, (requests[e].target_new, requests[e].target_true)) for e, p in rows]
+        objects = [[backbone.answer_ids(prompt, answer)[0] for answer in answers] for prompt, answers in texts]
         edit = torch.tensor([e for e, _ in rows], device=backbone.device)
         yield backbone.encode([p for _, p in rows]), edit, torch.tensor(objects, device=backbone.device)

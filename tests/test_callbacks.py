@@ -114,7 +114,7 @@ def test_cases_hold_a_row_for_every_test_and_mode(ran: Callable[..., Ran]) -> No
 
 
 def _hit(token: str, answer: str) -> bool:
-    return bool(token.strip()) and answer.lower().startswith(token.strip().lower())
+    return bool(token.strip()) and answer.startswith(token.strip())
 
 
 def test_folder_and_logger_are_used(ran: Callable[..., Ran], tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,10 @@ Lines = list[dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in a folder of its own, so that whatever is written is found."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    yield
 
 
 def options(model: Path | str, edits: Path | str) -> list[str]:
@@ -52,9 +54,7 @@ def refused(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs_one_batch(
-    config: Path, roomy_folder: Folder, edit_lines: Lines, tmp_path: Path
-) -> None:
+def test_every_config_runs_one_batch(config: Path, roomy_folder: Folder, edit_lines: Lines, tmp_path: Path) -> None:
     model = roomy_folder("llama" if "llama" in config.stem else "gpt2")
     args = ["--model.model_name_or_path", str(model), "--model.dtype", "float32", "--model.sites", "[resid_mid.3]"]
     args += ["--model.prompts.prefixes", "1", "--data.init_args.edits_per_batch", "1"]
@@ -195,9 +195,12 @@ def test_an_unknown_architecture_is_refused(
     assert "`model_type` must be one of" in message
 
 
-def test_no_data_is_refused(roomy_folder: Folder, edits_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = options(roomy_folder("gpt2"), edits_file)
-    assert "none is named" in refused(capsys, ["fit", *args[: args.index("--data")]])
+def test_no_data_is_a_wrong_call(roomy_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    args = options(roomy_folder("gpt2"), "edits.jsonl")
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *args[: args.index("--data")]])
+    assert exit_.value.code == 2
+    assert "required: fit.data" in capsys.readouterr().err
 
 
 def test_nothing_to_evaluate_is_refused(roomy_folder: Folder, edits_file: Path) -> None:

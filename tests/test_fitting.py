@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mega_pl.backbone import Site, record, steer
+from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.data.prompts import PromptSet
 from mega_pl.edits import EditRequest
 from mega_pl.fitting import MapConfig, default_sites, fit_edits, fit_maps, last_states
@@ -68,7 +68,7 @@ def test_with_many_sites_every_mean_is_met_where_independent_maps_overshoot(tiny
             moves = {s: fitted[e][s] for s in SITES[: i + 1]}
             source = last(backbone, prompts.source, site, moves).mean(0)
             torch.testing.assert_close(source, target, atol=1e-3, rtol=1e-3)
-        together = last(backbone, prompts.source, SITES[-1], {s: alone[s][e] for s in SITES}).mean(0)
+        together = last(backbone, prompts.source, SITES[-1], {s: alone[s][e][s] for s in SITES}).mean(0)
         assert (together - target).norm() > 0.1 * target.norm()
 
 
@@ -94,6 +94,19 @@ def test_states_do_not_depend_on_the_batches(tiny_backbone, batch):
     for site in SITES:
         wanted = last(backbone, [p for _, p in prompts], site, {})
         torch.testing.assert_close(states[site], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("answers", "kept"), [(("yes", "no", "yes"), (0, 2)), (("yes", "no", "no"), (0, 1, 2))])
+def test_targets_that_the_model_does_not_follow_are_left_out_where_two_remain(
+    tiny_backbone, monkeypatch, answers, kept
+):
+    backbone, site = tiny_backbone("gpt2"), SITES[0]
+    likeliest = {p: int(backbone.last_logits(backbone.encode([p])).argmax()) for p in FRANCE.target}
+    monkeypatch.setattr(backbone, "answer_ids", lambda prompt, answer: [likeliest[prompt] if answer == "yes" else -1])
+    maps = fit_maps(backbone, [replace(FRANCE, answers=answers)], [site], SHIFT)[0]
+    source = last(backbone, FRANCE.source, site, maps).mean(0)
+    target = last(backbone, [FRANCE.target[i] for i in kept], site, {}).mean(0)
+    torch.testing.assert_close(source, target, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.5])
@@ -123,6 +136,11 @@ def test_estimators_solve_in_float64_and_keep_float32():
         torch.testing.assert_close(solved(source), wanted(source.double()).float())
 
 
+def test_no_estimator_moves_nothing():
+    x = torch.ones(3, 4)
+    assert torch.equal(MapConfig(estimator="none").solve(x, x + 1)(x), x)
+
+
 def test_fitting_leaves_the_backbone_as_it_was(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     digest = backbone.digest()
@@ -132,8 +150,6 @@ def test_fitting_leaves_the_backbone_as_it_was(tiny_backbone):
 
 
 def test_a_fit_without_a_trainer_gives_a_bank_that_routes_its_own_prompts(roomy_folder):
-    from mega_pl import Backbone
-
     backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
     requests = [
         EditRequest(edit_id=name, prompt="The capital of {} is", subject=name, target_new="Rome", target_true="Paris")

@@ -45,13 +45,14 @@ class GateConfig:
 class Gate:
     """Nearest question, in a space where phrasings of one question coincide.
 
-    A question is remembered as the mean of its phrasings' evidence: the states of some blocks at the last token.
+    A question is remembered as the mean of its phrasings' evidence, the states of some blocks at the last token; an
+    owned one as each phrasing besides, so that an edit always answers what it was fitted on.
     A prompt is compared at every token, so that a question keeps its scope inside a longer text, and goes to the
     owner of the nearest question, or to none if that is a question nobody owns or the cosine is below the threshold.
 
     Args:
         space: The projection.
-        questions: (Q, K) unit vectors.
+        questions: (Q, K) unit vectors: means of questions and phrasings of owned ones.
         owners: (Q,) long, indices of edits or `NO_EDIT`.
         threshold: Cosine below which no edit answers.
     """
@@ -87,7 +88,9 @@ class Gate:
         foreign = _foreign_cosines(points, questions, means, owners, subjects)
         low = float(own.quantile(1 - config.recall))
         high = float(foreign.quantile(1 - config.false_alarms)) if len(foreign) else low
-        return cls(space, means, owners, (low + high) / 2)
+        owned = owners[questions] != NO_EDIT
+        remembered = torch.cat([means, points[owned]]), torch.cat([owners, owners[questions[owned]]])
+        return cls(space, *remembered, (low + high) / 2)
 
     def route(self, evidence: Tensor, mask: Tensor, *, forced: bool = False) -> tuple[Tensor, Tensor]:
         """Choose an edit for each prompt.

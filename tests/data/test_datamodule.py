@@ -84,7 +84,7 @@ def test_the_limit_takes_edits_from_the_front(edits_file):
 
 
 def test_files_about_the_same_edits_are_joined(tmp_path, edits_file):
-    rewrite = {"prompt": "{} is ruled from", "subject": "Italy"}
+    rewrite: dict[str, object] = {"prompt": "{} is ruled from", "subject": "Italy"}
     rewrite |= {"target_new": {"str": "Paris"}, "target_true": {"str": "Rome"}}
     path = tmp_path / "counterfact.json"
     record = {"case_id": "italy", "requested_rewrite": rewrite, "paraphrase_prompts": ["The capital of Italia is"]}

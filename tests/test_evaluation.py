@@ -1,0 +1,197 @@
+"""Evaluation against a slow twin that asks one prompt at a time and moves activations with hooks of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mega_pl.backbone import Backbone, Site
+from mega_pl.data import read_jsonl
+from mega_pl.data.prompts import PromptConfig, expand
+from mega_pl.data.sake import Test, sake_tests
+from mega_pl.edits import EditBank, GateConfig
+from mega_pl.evaluation import Mode, ask, routing
+from mega_pl.fitting import MapConfig, fit_maps, make_bank
+from mega_pl.functional import Transport
+from mega_pl.metrics import Row
+
+MODES: tuple[Mode, ...] = ("gate", "oracle", "forced")
+LAYERS = (1, 3)
+"""Blocks whose outputs the bank's gate reads."""
+
+
+class Setting:
+    """A tiny backbone, a bank of the four edits and their tests."""
+
+    def __init__(self, model: Path, edits: Path) -> None:
+        self.backbone = Backbone.from_pretrained(str(model))
+        cases = read_jsonl(edits)
+        requests = [case.request for case in cases]
+        config, sites = PromptConfig(prefixes=1), [Site(1, "resid_mid"), Site(2, "resid_mid")]
+        maps = fit_maps(self.backbone, [expand(r, config) for r in requests], sites, MapConfig())
+        fitted = {r.edit_id: (r, m) for r, m in zip(requests, maps, strict=True)}
+        gate = GateConfig(layers=LAYERS)
+        bank = make_bank(self.backbone, fitted, gate, config, 1.0, {})
+        # a random model tells questions apart so badly that the gate may stay silent throughout; open it half-way
+        self.tests = [test for case in cases for test in sake_tests(case)]
+        cosines = sorted(nearest(self.backbone, bank, test.prompt)[1] for test in self.tests)
+        middle = len(cosines) // 2
+        self.bank = replace(bank, gate=replace(bank.gate, threshold=sum(cosines[middle - 1 : middle + 1]) / 2))
+
+
+@pytest.fixture
+def setting(roomy_folder: Callable[[str], Path], edits_file: Path) -> Setting:
+    return Setting(roomy_folder("gpt2"), edits_file)
+
+
+def forward(backbone: Backbone, prompt: str, moves: dict[int, Callable[[Tensor], Tensor]]) -> tuple[Tensor, Tensor]:
+    """Chances (V,) after a prompt, and the outputs (T, F) of `LAYERS`, without padding, mask or positions."""
+    seen: dict[int, Tensor] = {}
+    entered: dict[int, Tensor] = {}
+    handles = []
+    for i, block in enumerate(backbone.model.transformer.h):  # type: ignore[union-attr,arg-type]
+
+        def enter(_: nn.Module, args: tuple[Tensor, ...], i: int = i) -> None:
+            entered[i] = args[0]
+
+        def attended(_: nn.Module, __: object, output: tuple[Tensor, ...], i: int = i) -> tuple[Tensor, ...] | None:
+            if i not in moves:
+                return None
+            middle = entered[i][:, -1] + output[0][:, -1]
+            added = output[0].clone()
+            added[:, -1] += moves[i](middle) - middle
+            return (added, *output[1:])
+
+        def leave(_: nn.Module, __: object, output: Tensor, i: int = i) -> None:
+            seen[i] = output
+
+        handles += [
+            block.register_forward_pre_hook(enter),
+            block.attn.register_forward_hook(attended),  # type: ignore[union-attr,operator]
+            block.register_forward_hook(leave),
+        ]
+    ids = torch.tensor([backbone.tokenizer(prompt)["input_ids"]])
+    with torch.no_grad():
+        logits = backbone.model(ids, use_cache=False).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return logits.softmax(-1), torch.cat([seen[i][0] for i in LAYERS], dim=-1)
+
+
+def nearest(backbone: Backbone, bank: EditBank, prompt: str, *, owned: bool = False) -> tuple[int, float]:
+    """The owner of the question that is nearest to any token of a prompt, and its cosine."""
+    best = (-1, -2.0)
+    space = bank.gate.space
+    for state in forward(backbone, prompt, {})[1]:
+        point = (state - space.mean) @ space.projection
+        for question, owner in zip(bank.gate.questions, bank.gate.owners.tolist(), strict=True):
+            cosine = float(point @ question / point.norm())
+            if cosine > best[1] and not (owned and owner < 0):
+                best = (owner, cosine)
+    return best
+
+
+def move(transport: Transport, x: Tensor) -> Tensor:
+    """SAKE's map of one activation (1, D)."""
+    inside = (x[0] - transport.mean) @ transport.basis
+    return (x[0] + transport.shift + transport.basis @ (transport.matrix @ inside))[None]
+
+
+def ask_slowly(setting: Setting, test: Test, mode: Mode) -> Row:
+    backbone, bank = setting.backbone, setting.bank
+    if mode == "oracle":
+        edit = -1 if test.metric in ("spec", "rs") else bank.index(test.edit_id)
+    else:
+        edit, cosine = nearest(backbone, bank, test.prompt, owned=mode == "forced")
+        if mode == "gate" and cosine < bank.gate.threshold:
+            edit = -1
+    maps = {} if edit < 0 else {site.layer: maps[edit] for site, maps in bank.maps.items()}
+    bare = forward(backbone, test.prompt, {})[0]
+    moved = forward(backbone, test.prompt, {layer: partial(move, transport) for layer, transport in maps.items()})[0]
+    before = len(backbone.tokenizer(test.prompt)["input_ids"])
+    new, true = (backbone.tokenizer(f"{test.prompt} {o}")["input_ids"][before] for o in (test.new, test.true))
+    knows = True
+    if test.condition_prompt:
+        said = token(backbone, forward(backbone, test.condition_prompt, {})[0]).strip()
+        knows = bool(said) and any(answer.startswith(said) for answer in test.condition_answers)
+    return Row(
+        test=test,
+        bare_prediction=token(backbone, bare),
+        prediction=token(backbone, moved),
+        bare_new=float(bare[new]),
+        bare_true=float(bare[true]),
+        new_probability=float(moved[new]),
+        true_probability=float(moved[true]),
+        knows=knows,
+        fired="" if edit < 0 else bank.ids[edit],
+    )
+
+
+def token(backbone: Backbone, chances: Tensor) -> str:
+    return str(backbone.tokenizer.decode([int(chances.argmax())]))
+
+
+def assert_close(rows: Sequence[Row], expected: Sequence[Row]) -> None:
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        for name in ("test", "bare_prediction", "prediction", "knows", "fired"):
+            assert getattr(row, name) == getattr(other, name), (name, row.test.prompt)
+        for name in ("bare_new", "bare_true", "new_probability", "true_probability"):
+            assert getattr(row, name) == pytest.approx(getattr(other, name), rel=1e-3, abs=1e-7), name
+
+
+def test_a_padded_batch_agrees_with_one_prompt_at_a_time(setting: Setting) -> None:
+    assert len({len(setting.backbone.tokenizer(t.prompt)["input_ids"]) for t in setting.tests}) > 5  # it is padded
+    rows = ask(setting.backbone, setting.bank, setting.tests, MODES)
+    assert list(rows) == list(MODES)
+    for mode in MODES:
+        assert_close(rows[mode], [ask_slowly(setting, test, mode) for test in setting.tests])
+
+
+def test_the_comparison_has_something_to_compare(setting: Setting) -> None:
+    rows = ask(setting.backbone, setting.bank, setting.tests, MODES)
+    assert {bool(row.fired) for row in rows["gate"]} == {True, False}
+    assert {row.knows for row in rows["gate"]} == {True, False}
+    assert len({row.fired for row in rows["forced"]}) > 1
+    for row in rows["gate"]:
+        assert (row.new_probability != row.bare_new) == bool(row.fired)  # a steered row moves, a silent one not a bit
+    assert rows["gate"] != rows["oracle"]
+
+
+def test_a_batch_agrees_with_single_prompts(setting: Setting) -> None:
+    together = ask(setting.backbone, setting.bank, setting.tests, MODES)
+    for mode in MODES:
+        alone = [ask(setting.backbone, setting.bank, [test], [mode])[mode][0] for test in setting.tests]
+        assert_close(together[mode], alone)
+
+
+def test_the_backbone_is_given_back(setting: Setting) -> None:
+    encoded = setting.backbone.encode([test.prompt for test in setting.tests])
+    before, digest = setting.backbone.last_logits(encoded), setting.backbone.digest()
+    ask(setting.backbone, setting.bank, setting.tests, MODES)
+    assert torch.equal(setting.backbone.last_logits(encoded), before)
+    assert setting.backbone.digest() == digest
+
+
+def row(metric: str, fired: str, *, edit_id: str = "a", knows: bool = True) -> Row:
+    test = Test(edit_id=edit_id, metric=metric, prompt="p", answers=("x",), new="x", true="y")  # type: ignore[arg-type]
+    return Row(
+        test=test, bare_prediction="", prediction="", bare_new=0, bare_true=0, new_probability=0, true_probability=0,
+        knows=knows, fired=fired,
+    )  # fmt: skip
+
+
+def test_routing_counts_right_wrong_and_silent() -> None:
+    rows = [row("acc", "a"), row("acc", "b"), row("acc", ""), row("acc", ""), row("acc", "a", knows=False)]
+    rows += [row("spec", ""), row("spec", "a"), row("rs", "b", knows=False)]
+    assert routing(rows) == {
+        "acc": {"right": 0.25, "wrong_edit": 0.25, "silent": 0.5, "n": 4},
+        "spec": {"right": 0.5, "wrong_edit": 0.5, "silent": 0.5, "n": 2},
+        "rs": {"right": 0.0, "wrong_edit": 0.0, "silent": 0.0, "n": 0},
+    }
