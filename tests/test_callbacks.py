@@ -142,6 +142,7 @@ def test_bank_checkpoint_saves_every_few_batches(ran: Callable[..., Ran], monkey
     save = L.Trainer.save_checkpoint
 
     def watch(self: L.Trainer, path: Path, *args: Any, **kwargs: Any) -> None:
+        assert isinstance(self.lightning_module, MegaModule)
         saved.append(len(self.lightning_module.fitted))
         save(self, path, *args, **kwargs)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,7 +101,7 @@ def test_the_seed_is_one_for_everything(roomy_folder: Folder, edits_file: Path) 
     assert json.loads(Path("run/metrics.json").read_text())["seed"] == 7
 
 
-BAD_EDITS = {
+BAD_EDITS: dict[str, tuple[dict[str, Any], str]] = {
     "prompt without a slot": ({"prompt": "The capital is"}, r"`prompt`.*exactly one {}"),
     "prompt with two slots": ({"prompt": "{} and {} are"}, r"`prompt`.*exactly one {}"),
     "empty target": ({"target_new": ""}, "`target_new`"),
@@ -206,12 +204,3 @@ def test_no_data_is_a_wrong_call(roomy_folder: Folder, capsys: pytest.CaptureFix
 def test_nothing_to_evaluate_is_refused(roomy_folder: Folder, edits_file: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: a bank must have at least one edit.*run `fit` first"):
         main(["validate", *options(roomy_folder("gpt2"), edits_file)])
-
-
-def test_an_error_goes_to_stderr_with_exit_code_one(roomy_folder: Folder) -> None:
-    program = "import sys; from mega_pl.cli import main; main(sys.argv[1:])"
-    args = ["fit", *options(roomy_folder("gpt2"), "nowhere.jsonl")]
-    done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: data must come from a file, but there is no 'nowhere.jsonl'."
-    assert "Traceback" not in done.stderr

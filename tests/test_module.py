@@ -42,8 +42,8 @@ def module(roomy_folder: Folder) -> Callable[..., MegaModule]:
     """`module(**options)` is a module for the tiny GPT-2."""
 
     def make(**options: Any) -> MegaModule:
-        options = {"sites": ["resid_mid.2", "resid_mid.3"], "prompts": PromptConfig(prefixes=1)} | options
-        return MegaModule(str(roomy_folder("gpt2")), **options)
+        defaults: dict[str, Any] = {"sites": ["resid_mid.2", "resid_mid.3"], "prompts": PromptConfig(prefixes=1)}
+        return MegaModule(str(roomy_folder("gpt2")), **defaults | options)
 
     return make
 
@@ -194,8 +194,8 @@ def test_validation_rows_reconcile(
     for rows in fitted.rows.values():
         assert len(rows) == len(asked)
         assert {row.test for row in rows} == set(asked)
-    for rows in zip(*fitted.rows.values(), strict=True):  # one bare model for all modes
-        assert len({(r.test, r.bare_prediction, r.bare_new, r.bare_true, r.knows) for r in rows}) == 1
+    for same in zip(*fitted.rows.values(), strict=True):  # one bare model for all modes
+        assert len({(r.test, r.bare_prediction, r.bare_new, r.bare_true, r.knows) for r in same}) == 1
     for row in [row for rows in fitted.rows.values() for row in rows if not row.fired]:
         assert (row.prediction, row.new_probability, row.true_probability) == (
             row.bare_prediction,

@@ -22,7 +22,7 @@ def greedy(backbone: Backbone, prompts: list[str], tokens: int) -> list[str]:
     texts = list(prompts)
     for _ in range(tokens):
         chosen = backbone.last_logits(backbone.encode(texts)).argmax(-1).tolist()
-        texts = [text + backbone.tokenizer.decode([token]) for text, token in zip(texts, chosen, strict=True)]
+        texts = [text + str(backbone.tokenizer.decode([token])) for text, token in zip(texts, chosen, strict=True)]
     return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
