@@ -90,7 +90,8 @@ class Gate:
         high = float(foreign.quantile(1 - config.false_alarms)) if len(foreign) else low
         owned = owners[questions] != NO_EDIT
         remembered = torch.cat([means, points[owned]]), torch.cat([owners, owners[questions[owned]]])
-        return cls(space, *remembered, (low + high) / 2)
+        # A remembered phrasing must pass whatever its rounding, even where all questions look alike.
+        return cls(space, *remembered, min((low + high) / 2, 0.999))
 
     def route(self, evidence: Tensor, mask: Tensor, *, forced: bool = False) -> tuple[Tensor, Tensor]:
         """Choose an edit for each prompt.
