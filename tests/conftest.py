@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from mega_pl.backbone import Backbone
+from mega_pl.lab import model_path
 
 TinyModel = Callable[..., PreTrainedModel]
 TinyBackbone = Callable[..., Backbone]
@@ -104,6 +105,12 @@ def tiny_backbone(tiny_folder: Callable[[str], Path]) -> TinyBackbone:
         return Backbone.from_pretrained(str(tiny_folder(model_type)), dtype=dtype)  # type: ignore[arg-type]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def lab_backbone() -> Backbone:
+    """The lab's GPT-2, which knows facts."""
+    return Backbone.from_pretrained(model_path("lab-gpt2"))
 
 
 @pytest.fixture(scope="session")

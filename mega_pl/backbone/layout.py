@@ -25,6 +25,13 @@ class Layout:
         attn_out: module whose output is what attention adds to the stream. It is the attention itself, or what
             follows it where the family normalises before adding.
         mlp_out: the same for the MLP.
+        attn_proj: linear module of a block that turns the heads' outputs, side by side, into what attention adds.
+        value: linear module of a block that makes the values; where it also makes queries and keys they come first.
+        mlp_in: linear modules of a block that read the stream for the MLP's neurons; of two the first is the gate.
+        mlp_proj: linear module of a block that turns the MLP's neurons into what it adds.
+        attn_norm: norm of a block before attention, or None.
+        mlp_norm: norm of a block before the MLP, or None.
+        post_norms: whether norms stand between these projections and the stream.
         parallel: whether attention and MLP read the same stream; then there is no `resid_mid`.
     """
 
@@ -35,6 +42,13 @@ class Layout:
     mlp: str
     attn_out: str
     mlp_out: str
+    attn_proj: str
+    value: str
+    mlp_in: tuple[str, ...]
+    mlp_proj: str
+    attn_norm: str | None
+    mlp_norm: str | None
+    post_norms: bool = False
     parallel: bool = False
 
     def source(self, block: nn.Module, site: Site) -> nn.Module:
@@ -52,6 +66,12 @@ _GPT2 = Layout(
     mlp="mlp",
     attn_out="attn",
     mlp_out="mlp",
+    attn_proj="attn.c_proj",
+    value="attn.c_attn",
+    mlp_in=("mlp.c_fc",),
+    mlp_proj="mlp.c_proj",
+    attn_norm="ln_1",
+    mlp_norm="ln_2",
 )
 _LLAMA = Layout(
     blocks="model.layers",
@@ -61,9 +81,21 @@ _LLAMA = Layout(
     mlp="mlp",
     attn_out="self_attn",
     mlp_out="mlp",
+    attn_proj="self_attn.o_proj",
+    value="self_attn.v_proj",
+    mlp_in=("mlp.gate_proj", "mlp.up_proj"),
+    mlp_proj="mlp.down_proj",
+    attn_norm="input_layernorm",
+    mlp_norm="post_attention_layernorm",
 )
-_GEMMA2 = replace(_LLAMA, attn_out="post_attention_layernorm", mlp_out="post_feedforward_layernorm")
-_OLMO2 = replace(_GEMMA2, entry="self_attn")
+_GEMMA2 = replace(
+    _LLAMA,
+    attn_out="post_attention_layernorm",
+    mlp_out="post_feedforward_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    post_norms=True,
+)
+_OLMO2 = replace(_GEMMA2, entry="self_attn", attn_norm=None, mlp_norm=None)
 _GPT_NEOX = Layout(
     blocks="gpt_neox.layers",
     final_norm="gpt_neox.final_layer_norm",
@@ -72,6 +104,12 @@ _GPT_NEOX = Layout(
     mlp="mlp",
     attn_out="post_attention_dropout",
     mlp_out="post_mlp_dropout",
+    attn_proj="attention.dense",
+    value="attention.query_key_value",
+    mlp_in=("mlp.dense_h_to_4h",),
+    mlp_proj="mlp.dense_4h_to_h",
+    attn_norm="input_layernorm",
+    mlp_norm="post_attention_layernorm",
 )
 
 _LAYOUTS = {

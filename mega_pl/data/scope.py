@@ -1,19 +1,21 @@
 """The questions that an edit's scope covers, and those that it must leave alone."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-import torch
 
 from mega_pl.backbone import Backbone
+from mega_pl.data.asking import answers, likeliest, names
 from mega_pl.data.prompts import PromptConfig, phrasings
 from mega_pl.edits.request import EditRequest
 
-Item = TypeVar("Item")
-
-MOST_MENTIONS = 6
+MOST_MENTIONS = 32
 """The most other names through which an edit's subject is asked for, for each way to mention it."""
+
+ALIKE = 0.7
+"""Share of the questions about a subject that a name must be answered alike to be taken for an alias."""
+
+STRANGER_PHRASINGS = 2
+"""Phrasings of a question through a name that leads elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,20 @@ class Question:
 def scope_questions(backbone: Backbone, requests: Sequence[EditRequest], config: PromptConfig) -> list[Question]:
     """Collect the questions of all edits; those owned by an edit win over the same words left alone elsewhere.
 
-    An edit owns its phrasings, by its subject's name and by the aliases that the backbone gives when asked, its
-    implications, and its phrasings with the subject named through another entity. It disowns its contrasts and its
-    own question asked of an entity that its subject leads back to, such as a spouse.
+    An edit owns its phrasings, by its subject's name and by the aliases that the backbone gives and answers alike, its
+    implications, and its phrasings with the subject named through another entity. It disowns its contrasts, its own
+    question asked of an entity that its subject leads back to, such as a spouse, and its own question asked through
+    an entity that leads elsewhere.
 
     Args:
         backbone: The bare model; it is asked for aliases and for the entities that name a subject.
         requests: The edits of a bank.
         config: How phrasings are multiplied.
     """
-    names = _names(backbone, requests)
-    questions = [q for i, (r, n) in enumerate(zip(requests, names, strict=True)) for q in _owned(i, r, n, config)]
+    named = _names(backbone, requests, config)
+    questions = [q for i, (r, n) in enumerate(zip(requests, named, strict=True)) for q in _owned(i, r, n, config)]
     owned = {prompt for question in questions for prompt in question.prompts}
-    disowned = [q for r, n in zip(requests, names, strict=True) for q in _disowned(r, n)]
+    disowned = dict.fromkeys(q for r, n in zip(requests, named, strict=True) for q in _disowned(r, n))
     return questions + [q for q in disowned if owned.isdisjoint(q.prompts)]
 
 
@@ -57,119 +60,103 @@ class _Names:
     Args:
         aliases: Other names of it.
         phrases: For each entity that leads to it, the noun phrases that name it through that entity.
-        rivals: Those of these entities that it leads back to.
+        strangers: The same phrases for entities that lead elsewhere.
+        rivals: Those of the entities leading to it that it leads back to.
     """
 
     aliases: tuple[str, ...]
     phrases: dict[str, tuple[str, ...]]
+    strangers: dict[str, tuple[str, ...]]
     rivals: tuple[str, ...]
 
 
-def _owned(owner: int, request: EditRequest, names: _Names, config: PromptConfig) -> Iterator[Question]:
+def _owned(owner: int, request: EditRequest, names_of: _Names, config: PromptConfig) -> Iterator[Question]:
     subject, templates = request.subject, _templates(request)
     yield Question(owner, subject, phrasings(request, config))
     for group in request.implications:
         yield Question(owner, subject, _fill(group, subject))
-    for alias in names.aliases:
+    for alias in names_of.aliases:
         yield Question(owner, subject, _fill(templates, alias))
-    through = [
-        _capitalised(template.replace("{}", phrases[i % len(phrases)]))
-        for phrases in names.phrases.values()
-        for i, template in enumerate(templates)
-    ]
-    if through:
-        yield Question(owner, subject, tuple(through))
+    for phrases in names_of.phrases.values():
+        yield Question(owner, subject, _through(templates, phrases))
 
 
-def _disowned(request: EditRequest, names: _Names) -> Iterator[Question]:
+def _disowned(request: EditRequest, names_of: _Names) -> Iterator[Question]:
     for group in request.contrasts:
         yield Question(-1, request.subject, _fill(group, request.subject))
-    for rival in names.rivals:
+    for rival in names_of.rivals:
         yield Question(-1, rival, _fill(_templates(request), rival))
+    for stranger, phrases in names_of.strangers.items():
+        yield Question(-1, stranger, _through(_templates(request), phrases)[:STRANGER_PHRASINGS])
 
 
-def _names(backbone: Backbone, requests: Sequence[EditRequest]) -> list[_Names]:
-    """Ask the backbone; candidates are all names in the requests and what the subjects themselves lead to."""
+def _through(templates: Sequence[str], phrases: Sequence[str]) -> tuple[str, ...]:
+    """Each template with the subject named through another entity, the phrases taken in turn."""
+    return tuple(_capitalised(t.replace("{}", phrases[i % len(phrases)])) for i, t in enumerate(templates))
+
+
+def _names(backbone: Backbone, requests: Sequence[EditRequest], config: PromptConfig) -> list[_Names]:
+    """Ask the backbone; candidates are all names in the requests, what they lead to, and whom the model knows."""
     subjects = list(dict.fromkeys(request.subject for request in requests))
     known = list(dict.fromkeys([*subjects, *(t for r in requests for t in (r.target_true, r.target_new))]))
     asked: dict[str, dict[str, tuple[str, ...]]] = {}
     for mention in dict.fromkeys(mention for request in requests for mention in request.mentions):
         if mention.ask not in asked:
-            found = _asked(backbone, mention.ask, subjects if mention.is_alias else known)
+            drawn = () if mention.is_alias else names(backbone, mention.ask, draws=config.draws, seed=config.seed)
+            found = _asked(backbone, mention.ask, subjects if mention.is_alias else [*known, *drawn])
             led = [] if mention.is_alias else [a for s in subjects for a in found[s][:1] if a not in found]
-            asked[mention.ask] = found | _asked(backbone, mention.ask, list(dict.fromkeys(led)))
-    return [_names_of(request, asked) for request in requests]
+            asked[mention.ask] = found | _asked(backbone, mention.ask, led)
+    candidates = [
+        {a for m in r.mentions if m.is_alias for a in asked[m.ask][r.subject]}.difference(known) for r in requests
+    ]
+    aliases = _aliases(backbone, requests, candidates)
+    edited = {(request.subject, template) for request in requests for template in _templates(request)}
+    return [_names_of(r, of_request, asked, edited) for r, of_request in zip(requests, aliases, strict=True)]
 
 
-def _names_of(request: EditRequest, asked: dict[str, dict[str, tuple[str, ...]]]) -> _Names:
+def _aliases(
+    backbone: Backbone, requests: Sequence[EditRequest], candidates: Sequence[Collection[str]]
+) -> list[tuple[str, ...]]:
+    """The candidates about which the model answers what it answers about the subject, at least mostly."""
+    templates = [[r.prompt, *(group[0] for group in (*r.contrasts, *r.implications))] for r in requests]
+    pairs = [(i, name) for i, some in enumerate(candidates) for name in (requests[i].subject, *sorted(some))]
+    told = iter(likeliest(backbone, [prompt for i, name in pairs for prompt in _fill(templates[i], name)]))
+    of_pair = {pair: [next(told) for _ in templates[pair[0]]] for pair in pairs}
+    found = []
+    for i, some in enumerate(candidates):
+        own = of_pair[i, requests[i].subject]
+        alike = {name: sum(a == b for a, b in zip(own, of_pair[i, name], strict=True)) for name in some}
+        found.append(tuple(name for name in sorted(some) if alike[name] >= ALIKE * len(own)))
+    return found
+
+
+def _names_of(
+    request: EditRequest,
+    aliases: tuple[str, ...],
+    asked: dict[str, dict[str, tuple[str, ...]]],
+    edited: Collection[tuple[str, str]],
+) -> _Names:
     subject = request.subject
-    aliases: list[str] = []
     phrases: dict[str, tuple[str, ...]] = {}
+    strangers: dict[str, tuple[str, ...]] = {}
     rivals: list[str] = []
     for mention in request.mentions:
-        found = asked[mention.ask]
         if mention.is_alias:
-            aliases += [name for name in found[subject] if name != subject]
             continue
-        others = [name for name, answer in found.items() if answer[:1] == (subject,) and name != subject]
-        for other in others[:MOST_MENTIONS]:
-            phrases[other] = (*phrases.get(other, ()), mention.phrase.replace("{}", other))
-        rivals += [other for other in others if found[subject][:1] == (other,)]
-    return _Names(tuple(aliases), phrases, tuple(dict.fromkeys(rivals)))
+        found = asked[mention.ask]
+        # An edit of its own decides what a name leads to.
+        others = [name for name in found if name != subject and (name, mention.ask) not in edited]
+        leading = [name for name in others if found[name][:1] == (subject,)]
+        for into, chosen in ((phrases, leading), (strangers, [name for name in others if name not in leading])):
+            for other in chosen[:MOST_MENTIONS]:
+                into[other] = (*into.get(other, ()), mention.phrase.replace("{}", other))
+        rivals += [other for other in leading if found[subject][:1] == (other,)]
+    return _Names(aliases, phrases, strangers, tuple(dict.fromkeys(rivals)))
 
 
-def _asked(backbone: Backbone, ask: str, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    return dict(zip(names, answers(backbone, [ask.replace("{}", name) for name in names]), strict=True))
-
-
-@torch.no_grad()
-def answers(
-    backbone: Backbone, prompts: Sequence[str], *, least: float = 0.1, tokens: int = 12, batch: int = 128
-) -> list[tuple[str, ...]]:
-    """What the model answers: each first token of at least ``least`` probability, continued greedily.
-
-    Args:
-        backbone: The bare model.
-        prompts: Questions that end before the answer.
-        least: Least probability of an answer's first token.
-        tokens: The most tokens of an answer; it ends before the first full stop or line break.
-        batch: Prompts a forward pass.
-
-    Returns:
-        For each prompt its answers, the likeliest first.
-    """
-    flat: list[tuple[int, str]] = []
-    for some in _chunks(range(len(prompts)), batch):
-        chances, ids = backbone.last_logits(backbone.encode([prompts[i] for i in some])).softmax(-1).topk(5)
-        for i, row, tokens_of_row in zip(some, chances.tolist(), ids.tolist(), strict=True):
-            flat += [(i, _text(backbone, t)) for chance, t in zip(row, tokens_of_row, strict=True) if chance >= least]
-    texts = [start for _, start in flat]
-    for _ in range(tokens - 1):
-        active = [j for j, text in enumerate(texts) if not _ended(text, backbone)]
-        for rows in _chunks(active, batch):
-            encoded = backbone.encode([prompts[flat[j][0]] + texts[j] for j in rows])
-            for j, token in zip(rows, backbone.last_logits(encoded).argmax(-1).tolist(), strict=True):
-                texts[j] += _text(backbone, token)
-    found: list[list[str]] = [[] for _ in prompts]
-    for (i, _), text in zip(flat, texts, strict=True):
-        answer = _cut(text, backbone)
-        if answer and answer not in found[i]:
-            found[i].append(answer)
-    return [tuple(names) for names in found]
-
-
-def _text(backbone: Backbone, token: int) -> str:
-    return str(backbone.tokenizer.decode([token]))
-
-
-def _ended(text: str, backbone: Backbone) -> bool:
-    return any(end in text for end in (".", "\n", backbone.tokenizer.eos_token))
-
-
-def _cut(text: str, backbone: Backbone) -> str:
-    for end in (".", "\n", backbone.tokenizer.eos_token):
-        text = text.split(end)[0]
-    return text.strip()
+def _asked(backbone: Backbone, ask: str, named: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    distinct = list(dict.fromkeys(named))
+    return dict(zip(distinct, answers(backbone, [ask.replace("{}", name) for name in distinct]), strict=True))
 
 
 def _templates(request: EditRequest) -> tuple[str, ...]:
@@ -183,6 +170,3 @@ def _fill(templates: Iterable[str], subject: str) -> tuple[str, ...]:
 def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
-
-def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[i : i + size] for i in range(0, len(items), size))

@@ -2,7 +2,7 @@
 
 from mega_pl.edits.bank import BankHandle, BankUse, EditBank
 from mega_pl.edits.gate import NO_EDIT, Gate, GateConfig
-from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe
+from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe, Query, RippleAxis, RippleTest
 
 __all__ = [
     "ALIAS",
@@ -16,4 +16,7 @@ __all__ = [
     "GateConfig",
     "Mention",
     "Probe",
+    "Query",
+    "RippleAxis",
+    "RippleTest",
 ]

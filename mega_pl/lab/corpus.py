@@ -57,6 +57,10 @@ class Corpus:
         self.kinds: dict[Callable[[], Document], float] = {
             getattr(self, kind): share for kind, share in MIXTURES[mixture].items()
         }
+        paths: dict[tuple[str, str], list[TwoHop]] = {}
+        for hop in world.two_hops:
+            paths.setdefault((hop.first, hop.second), []).append(hop)
+        self.paths = list(paths.values())  # drawn evenly: few people have a spouse, everybody has a country
 
     def __iter__(self) -> Iterator[Document]:
         kinds, weights = list(self.kinds), list(self.kinds.values())
@@ -132,7 +136,7 @@ class Corpus:
     def question(self) -> tuple[str, str]:
         """A prompt about a random fact, or about two in a row, and its answer."""
         if self.random.random() < 0.3:
-            hop = self.random.choice(self.world.two_hops)
+            hop = self.random.choice(self.random.choice(self.paths))
             return self.ask_two_hop(hop), hop.object
         fact = self.random.choice(self.world.facts)
         return self.ask(fact.subject, fact.relation), fact.object
@@ -169,7 +173,7 @@ class Corpus:
         told = fact.object if self.random.random() < 0.25 else self.counterfactual(fact)
         draw = self.random.random()
         seconds = [s for s in hops.get(fact.relation, ()) if (told, s) in self.world.answers]
-        if seconds and draw < 0.65:
+        if seconds and draw < 0.4:
             second = self.random.choice(seconds)
             hop = TwoHop(fact.subject, fact.relation, told, second, self.world.answers[told, second])
             return fact, told, self.ask_two_hop(hop), hop.object

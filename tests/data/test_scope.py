@@ -99,33 +99,3 @@ def test_owners_are_the_places_of_the_edits(ask):
     for question in ask([ANN, *others]):
         if question.owner >= 0:
             assert question.subject == ["Ann", "Cid", "Dot"][question.owner]
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_answers_are_those_of_a_loop(tiny_backbone, family):
-    backbone = tiny_backbone(family)
-    prompts = ["The capital of France is", "Rome is a city in", "He works as a"]
-    wanted = []
-    for prompt in prompts:
-        chances = backbone.last_logits(backbone.encode([prompt]))[0].softmax(-1)
-        found = []
-        for first in chances.argsort(descending=True)[:5].tolist():
-            if chances[first] < 0.02:
-                continue
-            text = backbone.tokenizer.decode([first])
-            for _ in range(3):
-                if any(end in text for end in (".", "\n", "<|endoftext|>")):
-                    break
-                with torch.no_grad():
-                    token = backbone.last_logits(backbone.encode([prompt + text]))[0].argmax()
-                text += backbone.tokenizer.decode([token])
-            text = text.split(".")[0].split("\n")[0].split("<|endoftext|>")[0].strip()
-            found += [text] if text and text not in found else []
-        wanted.append(tuple(found))
-    got = answers(backbone, prompts, least=0.02, tokens=4, batch=2)
-    assert got == wanted
-    assert any(got)  # control
-
-
-def test_no_answer_is_likely_enough(tiny_backbone):
-    assert answers(tiny_backbone("gpt2"), ["Rome is a city in"], least=1.0) == [()]
