@@ -87,6 +87,7 @@ class EditBank:
 
         Every prompt of a batch is routed once, when the model reads it, by a forward pass of the bare model. The edit
         moves the activations of the prompt's last token; through the cache they act on everything generated after it.
+        (A generation without a cache reads a new prompt at each token, and is routed and steered at each.)
         Rows that no edit answers are bit-identical to the bare model's.
 
         Args:
@@ -201,7 +202,10 @@ class BankUse:
         rows = len(inputs["input_ids"])
         if self.fixed is not None:
             if len(self.fixed) != rows:
-                raise ValueError(f"`edits` must name one edit a row, but got {len(self.fixed)} for {rows} rows.")
+                raise ValueError(
+                    f"`edits` must name one edit a row, but got {len(self.fixed)} for {rows} rows; "
+                    "with beams, repeat each name."
+                )
             return torch.tensor(self.fixed, device=inputs["input_ids"].device)
         seen = evidence(self.backbone, inputs, self.bank.gate_layers)
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))

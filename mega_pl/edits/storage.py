@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,9 +34,11 @@ def save_bank(bank: EditBank, folder: Path) -> Path:
     """Write a bank's three files, each beside its place and then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "format_version": str(FORMAT_VERSION)}
-    save_file(bank_tensors(bank), folder / f".{TENSORS}", metadata=metadata)
+    tensors = bank_tensors(bank)
+    save_file(tensors, folder / f".{TENSORS}", metadata=metadata)
     os.replace(folder / f".{TENSORS}", folder / TENSORS)
-    write_text(folder / CONFIG, json.dumps(bank_config(bank), ensure_ascii=False, indent=1) + "\n")
+    config = {**bank_config(bank), "tensors": digest(tensors)}
+    write_text(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=1) + "\n")
     write_text(folder / CARD, _card(bank))
     return folder
 
@@ -59,6 +64,8 @@ def load_bank(name_or_path: str, revision: str | None) -> dict[str, Any]:
         tensors = load_file(folder / TENSORS)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{folder}: a bank needs a sound {CONFIG} and {TENSORS}, but {error}.") from error
+    if config.get("tensors") != digest(tensors):
+        raise ValueError(f"{folder}: {CONFIG} and {TENSORS} must be of one bank, but they differ; save it again.")
     try:
         return bank_fields(config, tensors)
     except (KeyError, TypeError) as error:
@@ -91,6 +98,16 @@ def bank_tensors(bank: EditBank) -> dict[str, Tensor]:
         "gate.owners": bank.gate.owners,
     }
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, which tells whether the files of a bank belong together."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -32,12 +32,21 @@ TABLE = {
 
 @pytest.fixture
 def ask(monkeypatch, tiny_backbone):
-    """`ask(requests, table)` collects the questions with a backbone that answers from a table."""
+    """`ask(requests, table)` collects the questions with a backbone that answers from a table.
 
-    def collect(requests, table=TABLE):
+    It takes the names in `same` for the subject's, and thinks of those in `drawn`.
+    """
+
+    def collect(requests, table=TABLE, same=("Annie",), drawn=()):
+        def likeliest(_, prompts):
+            own = [next((p.replace(name, "Ann") for name in same if name in p), p) for p in prompts]
+            return [sum(p.encode()) for p in own]
+
         monkeypatch.setattr(
             scope, "answers", lambda _, prompts: [table.get(prompt, ("nothing",)) for prompt in prompts]
         )
+        monkeypatch.setattr(scope, "likeliest", likeliest)
+        monkeypatch.setattr(scope, "names", lambda *_, draws, seed: drawn)
         return scope_questions(tiny_backbone("gpt2"), requests, CONFIG)
 
     return collect
@@ -60,6 +69,31 @@ def test_an_edit_owns_its_questions_under_the_aliases_that_the_backbone_gives(as
     alias = Question(0, "Ann", ("The birthplace of Annie is", "The life of Annie began in"))
     assert alias in ask([ANN])
     assert alias not in ask([ANN], {})
+
+
+def test_a_name_that_is_answered_otherwise_is_no_alias(ask):
+    assert not any("Annie" in str(question) for question in ask([ANN], same=()))
+
+
+def test_a_name_of_another_edit_is_no_alias(ask):
+    annie = replace(ANN, edit_id="annie", subject="Annie", mentions=(), target_new="Rome")
+    assert not any("Annie" in str(question) for question in ask([ANN, annie]) if question.owner == 0)
+
+
+def test_those_whom_the_model_knows_are_asked_whom_they_lead_to(ask):
+    table = {**TABLE, "The spouse of Eve is": ("Ann",), "The spouse of Gus is": ("Hal",)}
+    questions = ask([ANN], table, drawn=("Eve", "Gus"))
+    eve = ("The birthplace of the spouse of Eve is", "The life of the partner of Eve began in")
+    gus = ("The birthplace of the spouse of Gus is", "The life of the partner of Gus began in")
+    assert Question(0, "Ann", eve) in questions
+    assert Question(-1, "Gus", gus) in questions
+    assert not any("Eve" in str(question) for question in ask([ANN], table))
+
+
+def test_a_name_whose_own_fact_is_edited_leads_where_its_edit_says(ask):
+    moved = replace(ANN, edit_id="bob", subject="Bob", prompt="The spouse of {} is", phrasings=(), mentions=())
+    through = [q for q in ask([ANN, moved]) if q.owner == 0 and "of Bob" in str(q.prompts)]
+    assert through == []
 
 
 def test_an_edit_owns_its_questions_through_the_entity_that_names_its_subject(ask):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -400,3 +401,11 @@ def test_the_card_names_backbone_and_edits(tiny_backbone, tiny_bank, tmp_path):
     card = (saved(tiny_backbone, tiny_bank, tmp_path) / "README.md").read_text("utf-8")
     assert "| a | The capital of France is | Paris | Rome |" in card
     assert "resid_mid.1, mlp_out.2, resid_post.3" in card
+
+
+def test_tensors_of_another_bank_are_refused(tiny_backbone, tiny_bank, tmp_path):
+    folder = saved(tiny_backbone, tiny_bank, tmp_path)
+    tensors = load_file(folder / "edit_model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "edit_model.safetensors")
+    with pytest.raises(ValueError, match=r"must be of one bank, but they differ; save it again"):
+        EditBank.from_pretrained(folder)
