@@ -1,19 +1,34 @@
 """Readers of edits, one file a benchmark, and the tests that a protocol makes of them."""
 
 from mega_pl.data.counterfact import read_counterfact
+from mega_pl.data.easyedit import add_aliases, add_portability, read_easyedit
 from mega_pl.data.join import join
-from mega_pl.data.jsonl import read_jsonl
+from mega_pl.data.jsonl import read_jsonl, write_example
 from mega_pl.data.knowedit import read_knowedit
+from mega_pl.data.mquake import read_mquake
+from mega_pl.data.paraphrases import evaluation_prompts, phrasings_for, with_phrasings
+from mega_pl.data.records import Cases
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.sake import DOUBT_TEMPLATES, Test, sake_tests
+from mega_pl.data.zsre import read_zsre
 
 __all__ = [
     "DOUBT_TEMPLATES",
+    "Cases",
     "Test",
+    "add_aliases",
+    "add_portability",
+    "evaluation_prompts",
     "join",
+    "phrasings_for",
     "read_counterfact",
+    "read_easyedit",
     "read_jsonl",
     "read_knowedit",
+    "read_mquake",
     "read_rippleedits",
+    "read_zsre",
     "sake_tests",
+    "with_phrasings",
+    "write_example",
 ]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -96,6 +97,32 @@ def names(
                 if ended and name.strip() and "\n" not in name:
                     counts[name.strip()] += 1
     return tuple(name for name, _ in counts.most_common() if not name[0].islower())
+
+
+_ACQUAINTANCES: WeakKeyDictionary[Backbone, dict[tuple[str, int, int], dict[str, tuple[str, ...]]]] = (
+    WeakKeyDictionary()
+)
+
+
+def acquaintances(backbone: Backbone, template: str, *, draws: int, seed: int) -> dict[str, tuple[str, ...]]:
+    """Whom the model thinks of when it is asked a question, and what it answers about each; asked once a backbone.
+
+    Args:
+        backbone: The bare model.
+        template: A template with one ``{}`` that ends before the answer.
+        draws: Texts to draw.
+        seed: Seed of the draws.
+
+    Returns:
+        By name, most often drawn first, what `answers` gives.
+    """
+    known = _ACQUAINTANCES.setdefault(backbone, {})
+    key = (template, draws, seed)
+    if key not in known:
+        found = names(backbone, template, draws=draws, seed=seed)
+        told = answers(backbone, [template.replace("{}", name) for name in found])
+        known[key] = dict(zip(found, told, strict=True))
+    return known[key]
 
 
 def _continued(backbone: Backbone, prompts: Sequence[str], starts: Sequence[int], tokens: int) -> list[str]:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from mega_pl.data.records import OnBad, Record, read_cases, to_templates
+from mega_pl.data.records import Cases, OnBad, Record, read_cases, to_templates
 from mega_pl.edits.request import EditCase, EditRequest
 
 
-def read_counterfact(path: str | Path, *, on_bad: OnBad = "raise") -> list[EditCase]:
+def read_counterfact(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
     """Read CounterFact records.
 
     Four fields more are read where a record has them: ``source_list`` (paraphrases of the edit prompt with the
@@ -49,4 +49,6 @@ def _case(record: Record, index: int) -> EditCase:
         request=request,
         paraphrase_prompts=record.texts("paraphrase_prompts"),
         neighborhood_prompts=record.texts("neighborhood_prompts"),
+        attribute_prompts=record.texts("attribute_prompts"),
+        generation_prompts=record.texts("generation_prompts"),
     )

@@ -8,12 +8,17 @@ import lightning as L
 import torch.distributed as dist
 
 from mega_pl.data.counterfact import read_counterfact
+from mega_pl.data.easyedit import add_aliases, add_portability, read_easyedit
 from mega_pl.data.join import join
 from mega_pl.data.jsonl import read_jsonl
 from mega_pl.data.knowedit import read_knowedit
-from mega_pl.data.records import OnBad
+from mega_pl.data.mquake import read_mquake
+from mega_pl.data.paraphrases import with_phrasings
+from mega_pl.data.records import OnBad, Reader
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.sake import Test, sake_tests
+from mega_pl.data.sources import SOURCES, fetch
+from mega_pl.data.zsre import read_zsre
 from mega_pl.edits.request import EditCase, EditRequest
 
 Item = TypeVar("Item")
@@ -60,6 +65,9 @@ class EditDataModule(L.LightningDataModule):
     Several files may speak of the same edits, such as CounterFact's prompts and RippleEdits' probes: cases are
     joined by edit id.
 
+    Attributes:
+        refusals: For each record left out, its file, place, field and reason.
+
     Args:
         counterfact: A file in CounterFact's schema.
         rippleedits: A file in RippleEdits' schema.
@@ -69,6 +77,14 @@ class EditDataModule(L.LightningDataModule):
         edits_per_batch: Edits that are fitted together.
         tests_per_batch: Prompts that are evaluated together.
         on_bad: Whether a malformed record ends the run, or is left out and counted.
+        easyedit: A file of CounterFact in EasyEdit's schema.
+        zsre: A file of zsRE in MEND's schema.
+        mquake: A file in MQuAKE's schema.
+        source: A published source by its name in `mega_pl.data.sources`, downloaded once.
+        portability: EasyEdit's file of portability questions about the edits.
+        aliases: EasyEdit's file of other names of the edits' subjects.
+        relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.paraphrases`; an
+            evaluation asks none of them.
     """
 
     def __init__(
@@ -81,6 +97,13 @@ class EditDataModule(L.LightningDataModule):
         edits_per_batch: int = 8,
         tests_per_batch: int = 128,
         on_bad: OnBad = "raise",
+        easyedit: str | None = None,
+        zsre: str | None = None,
+        mquake: str | None = None,
+        source: str | None = None,
+        portability: str | None = None,
+        aliases: str | None = None,
+        relation_phrasings: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -90,19 +113,30 @@ class EditDataModule(L.LightningDataModule):
         ):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {value}.")
-        self.files = [
-            (read, path)
-            for read, path in (
-                (read_counterfact, counterfact),
-                (read_rippleedits, rippleedits),
-                (read_knowedit, knowedit),
-                (read_jsonl, edits),
-            )
-            if path is not None
+        if source is not None and source not in SOURCES:
+            raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, but got {source!r}.")
+        files: list[tuple[Reader, str | None]] = [
+            (read_counterfact, counterfact),
+            (read_easyedit, easyedit),
+            (read_rippleedits, rippleedits),
+            (read_knowedit, knowedit),
+            (read_zsre, zsre),
+            (read_mquake, mquake),
+            (read_jsonl, edits),
         ]
+        self.files = [(read, path) for read, path in files if path is not None]
+        additions = ((add_portability, portability), (add_aliases, aliases))
+        self.additions = [(add, path) for add, path in additions if path is not None]
+        self.source, self.relation_phrasings = source, relation_phrasings
+        self.refusals: list[str] = []
         self.limit, self.edits_per_batch, self.tests_per_batch = limit, edits_per_batch, tests_per_batch
         self.on_bad: OnBad = on_bad
         self.cases: list[EditCase] = []
+
+    def prepare_data(self) -> None:
+        """Download the source once a machine."""
+        if self.source is not None:
+            fetch(self.source)
 
     def read(self) -> list[EditCase]:
         """All cases of the files.
@@ -110,19 +144,30 @@ class EditDataModule(L.LightningDataModule):
         Raises:
             ValueError: If no file is named, or one is missing or malformed.
         """
-        if not self.files:
+        files = list(self.files)
+        if self.source is not None:
+            files.insert(0, (SOURCES[self.source].read, str(fetch(self.source))))
+        if not files:
             raise ValueError("data must come from a file, but none is named; set one of the data options.")
         cases: list[EditCase] = []
-        for read, path in self.files:
-            if not Path(path).is_file():
-                raise ValueError(f"data must come from a file, but there is no {path!r}.")
-            cases = join(cases, read(path, on_bad=self.on_bad))
+        self.refusals = []
+        for read, path in files:
+            _check_file(path)
+            found = read(path, on_bad=self.on_bad)
+            cases = join(cases, found)
+            self.refusals += found.refusals
+        for add, path in self.additions:
+            _check_file(path)
+            found = add(cases, path, on_bad=self.on_bad)
+            cases = found
+            self.refusals += found.refusals
         return cases
 
     def setup(self, stage: str) -> None:
         """Read the files once."""
         if not self.cases:
-            self.cases = self.read()[: self.limit]
+            cases = self.read()[: self.limit]
+            self.cases = with_phrasings(cases) if self.relation_phrasings else cases
 
     @property
     def requests(self) -> list[EditRequest]:
@@ -141,3 +186,8 @@ class EditDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DealtBatches[Test]:
         """The same tests."""
         return self.val_dataloader()
+
+
+def _check_file(path: str) -> None:
+    if not Path(path).is_file():
+        raise ValueError(f"data must come from a file, but there is no {path!r}.")

@@ -8,6 +8,8 @@ labels, can therefore be completed without asking Wikidata.
 import re
 from typing import NamedTuple
 
+from mega_pl.edits.request import SLOT, Query, RippleAxis
+
 CLOZES = {
     "MOTHER": ("P25", "The name of the mother of {} is"),
     "FATHER": ("P22", "The name of the father of {} is"),
@@ -63,14 +65,38 @@ CLOZES = {
 }
 """Wikidata property (empty: none) and cloze of each of RippleEdits' relations."""
 
+IDIOMS = {
+    "maternal grandmother": ("MOTHER", "MOTHER"),
+    "maternal grandfather": ("MOTHER", "FATHER"),
+    "maternal uncle": ("MOTHER", "BROTHER"),
+    "maternal aunt": ("MOTHER", "SISTER"),
+    "paternal grandmother": ("FATHER", "MOTHER"),
+    "paternal grandfather": ("FATHER", "FATHER"),
+    "paternal uncle": ("FATHER", "BROTHER"),
+    "paternal aunt": ("FATHER", "SISTER"),
+    "mother in law": ("SPOUSE", "MOTHER"),
+    "father in law": ("SPOUSE", "FATHER"),
+    "brother in law": ("SPOUSE", "BROTHER"),
+    "sister in law": ("SPOUSE", "SISTER"),
+    "siblings in law": ("SPOUSE", "SIBLING"),
+}
+"""Two-hop questions that name both relations in one: the mother of a mother is a maternal grandmother."""
+
+_FREE = {
+    "SPOUSE": "SIBLING",
+    "SIBLING": "SIBLING",
+    "FOLLOWS": "FOLLOWED_BY",
+    "FOLLOWED_BY": "FOLLOWED_BY",
+    "MOTHER": "CHILD",
+    "FATHER": "CHILD",
+}
+"""What Logical_Generalization asks of the new object of a relation without any condition, in the benchmark's code."""
+
 _IRREGULAR = {
     "COUNTRY": "the country {} is associated with",
     "STEPFATHER": "the step father of {}",
     "STEPMOTHER": "the step mother of {}",
 }
-
-Condition = tuple[str, tuple[str, ...]]
-"""A condition query's prompt and answers; ``("", ())`` where there is none."""
 
 
 class Edited(NamedTuple):
@@ -79,6 +105,11 @@ class Edited(NamedTuple):
     template: str
     subject: str
     target_new: str
+
+    @property
+    def relation(self) -> str:
+        """RippleEdits' name of the relation; empty if the template is none of its clozes."""
+        return next((name for name, (_, cloze) in CLOZES.items() if cloze == self.template), "")
 
 
 def _phrase(name: str) -> str:
@@ -96,37 +127,81 @@ PHRASES = {cloze: _phrase(name) for name, (_, cloze) in CLOZES.items() if cloze.
 def find_cloze(filled: str, subject: str) -> tuple[str, str]:
     """The Wikidata property and the cloze that give this prompt for this subject, or two empty strings."""
     for identifier, cloze in CLOZES.values():
-        if cloze.replace("{}", subject) == filled:
+        if cloze.replace(SLOT, subject) == filled:
             return identifier, cloze
     return "", ""
 
 
 def split_on(template: str, text: str) -> str | None:
     """What stands for ``{}`` in a text made from this template, or None."""
-    before, after = template.split("{}")
+    before, after = template.split(SLOT)
     filled = text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after)
     return text[len(before) : len(text) - len(after)] if filled else None
 
 
 def is_first_hop(prompt: str, edited: Edited) -> bool:
     """Whether a two-hop prompt goes through the edited fact first (Compositionality_I), not last (_II)."""
-    phrase = PHRASES.get(edited.template, "{}").replace("{}", edited.subject)
+    phrase = PHRASES.get(edited.template, SLOT).replace(SLOT, edited.subject)
     return phrase in prompt or (edited.subject in prompt and split_on(edited.template, prompt) is None)
 
 
-def condition_of_first_hop(prompt: str, answers: tuple[str, ...], edited: Edited) -> Condition:
+def conditions_of(axis: RippleAxis, query: Query, edited: Edited) -> tuple[Query, ...] | None:
+    """What RippleEdits asks of the bare model before this test query, for copies that leave it out.
+
+    Args:
+        axis: The test's list.
+        query: Its first query.
+        edited: The edit.
+
+    Returns:
+        The conditions, which may be none, or None where no rule tells them.
+    """
+    if axis == "Logical_Generalization":
+        return _logical(query, edited)
+    hops = {"Compositionality_I": _first_hop, "Compositionality_II": _second_hop}
+    condition = hops[axis](query, edited) if axis in hops else query
+    return (condition,) if condition else None
+
+
+def _first_hop(query: Query, edited: Edited) -> Query | None:
     """The second hop asked of the new object: "the currency in the country of X" -> "the currency in Syria"."""
-    phrase = PHRASES.get(edited.template, "").replace("{}", edited.subject)
-    if not phrase or phrase not in prompt:
-        return "", ()
-    return prompt.replace(phrase, edited.target_new), answers
+    first, second, other = _idiom(query.prompt)
+    if first and (first, other) == (edited.relation, edited.subject):
+        return Query(prompt=_ask(second, edited.target_new), answers=query.answers)
+    phrase = PHRASES.get(edited.template, "").replace(SLOT, edited.subject)
+    if not phrase or phrase not in query.prompt:
+        return None
+    return Query(prompt=query.prompt.replace(phrase, edited.target_new), answers=query.answers)
 
 
-def condition_of_second_hop(prompt: str, edited: Edited) -> Condition:
+def _second_hop(query: Query, edited: Edited) -> Query | None:
     """The first hop asked by itself: "the gender of the spouse of X" -> "The name of the spouse of X", the subject."""
-    inner = split_on(edited.template, prompt)
+    subject = ((edited.subject,),)
+    first, second, other = _idiom(query.prompt)
+    if first and second == edited.relation:
+        return Query(prompt=_ask(first, other), answers=subject)
+    inner = split_on(edited.template, query.prompt)
     for cloze, phrase in PHRASES.items():
-        other = split_on(phrase, inner) if inner else None
-        if other:
-            return cloze.replace("{}", other), (edited.subject,)
-    return "", ()
+        name = split_on(phrase, inner) if inner else None
+        if name and name.strip():  # the published file has a few questions about nobody
+            return Query(prompt=cloze.replace(SLOT, name), answers=subject)
+    return None
+
+
+def _logical(query: Query, edited: Edited) -> tuple[Query, ...] | None:
+    """A country's continent asked of the new country; nothing where the new fact alone implies the answer."""
+    if edited.relation in ("COUNTRY", "CAPITAL_OF") and edited.subject in query.prompt:
+        prompt = query.prompt.replace("anthem that is most likely to be performed in", "anthem of")
+        return (Query(prompt=prompt.replace(edited.subject, edited.target_new), answers=query.answers),)
+    free = edited.relation in _FREE and query.prompt == _ask(_FREE[edited.relation], edited.target_new)
+    return () if free or query.prompt.endswith(" still alive?") else None
+
+
+def _idiom(prompt: str) -> tuple[str, str, str]:
+    """The two relations that a question names as one, and whom it asks about; empty for any other question."""
+    match = re.fullmatch(r"The name of the (.+?) of (.+) (?:is|are)", prompt)
+    return (*IDIOMS[match[1]], match[2]) if match and match[1] in IDIOMS else ("", "", "")
+
+
+def _ask(relation: str, name: str) -> str:
+    return CLOZES[relation][1].replace(SLOT, name)

@@ -10,12 +10,37 @@ import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 from mega_pl.edits.request import ALIAS, EditCase, Mention, Probe
 
+Item = TypeVar("Item")
+
 OnBad = Literal["raise", "skip"]
-"""What a reader does with a record that it must refuse: raise, or leave it out and warn once a file."""
+"""What a reader does with a record that it must refuse: raise, or leave it out, warn once a file and count it."""
+
+AskModel = Callable[[str], str]
+"""Gives what a bare model completes a prompt with, for records of new facts, which name no object to be replaced."""
+
+
+class Cases(list[EditCase]):
+    """The cases of a file in its order, and what was left out of it.
+
+    Args:
+        cases: The cases.
+        refusals: For each record left out, its file, place, field and reason.
+    """
+
+    def __init__(self, cases: Iterable[EditCase] = (), refusals: Iterable[str] = ()) -> None:
+        super().__init__(cases)
+        self.refusals = tuple(refusals)
+
+
+class Reader(Protocol):
+    """Reads a file of edits."""
+
+    def __call__(self, path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
+        """Read a file; a malformed record raises, or is left out with a warning."""
 
 
 class Record:
@@ -61,9 +86,22 @@ class Record:
             raise self.refusal(name, "an integer or a string", value)
         return str(value)
 
+    def flag(self, name: str) -> bool:
+        """A truth value, false where the field is absent."""
+        value = self._fields.get(name)
+        if not isinstance(value, bool | None):
+            raise self.refusal(name, "true or false", value)
+        return bool(value)
+
     def texts(self, name: str, *, blank: bool = False) -> tuple[str, ...]:
         """A list of strings, empty where the field is absent; blank ones are refused unless ``blank``."""
         return self._texts(name, self._fields.get(name), blank)
+
+    def some(self, *names: str) -> tuple[str, ...]:
+        """The strings in the first of these fields that is there, a list or a single one; empty without any."""
+        name = self._first(names)
+        value = self._fields.get(name)
+        return self._texts(name, [value] if isinstance(value, str) else value, False)
 
     def groups(self, name: str) -> list[tuple[str, ...]]:
         """A list of lists of strings, empty where the field is absent; a string stands for a list of itself."""
@@ -82,19 +120,25 @@ class Record:
                 raise self.refusal(f"{name}[{i}]", "a pair of templates", list(pair))
         return (ALIAS, *(Mention(ask, phrase) for ask, phrase in pairs))
 
-    def child(self, name: str) -> "Record":
-        """An object, empty where the field is absent."""
+    def child(self, *names: str) -> "Record":
+        """The object in the first of these fields that is there; empty without any."""
+        name = self._first(names)
         value = self._fields.get(name)
         return Record({} if value is None else value, self._at(name))
 
-    def children(self, name: str) -> "list[Record]":
-        """A list of objects, empty where the field is absent."""
+    def children(self, *names: str) -> "list[Record]":
+        """The list of objects in the first of these fields that is there; empty without any."""
+        name = self._first(names)
         return [Record(value, self._at(f"{name}[{i}]")) for i, value in enumerate(self._list(name))]
 
     def refusal(self, name: str, rule: str, value: object) -> ValueError:
         """The error for a field that breaks a rule; None stands for a missing one."""
         got = "is missing" if value is None else f"got {reprlib.repr(value)}"
         return ValueError(f"`{self._at(name)}` must be {rule}, but {got}.")
+
+    def _first(self, names: tuple[str, ...]) -> str:
+        """The first of the names that has a value, else the first of them."""
+        return next((name for name in names if self._fields.get(name) is not None), names[0])
 
     def _texts(self, name: str, value: object, blank: bool) -> tuple[str, ...]:
         if not isinstance(value, list | None):
@@ -114,35 +158,48 @@ class Record:
         return f"{self._path}.{name}" if self._path else name
 
 
-def read_cases(path: str | Path, parse: Callable[[Record, int], EditCase], on_bad: OnBad) -> list[EditCase]:
-    """Read a JSON list of records, or one JSON object a line, into cases.
+def read_each(path: str | Path, parse: Callable[[Record, int], Item], on_bad: OnBad) -> tuple[list[Item], list[str]]:
+    """Read a JSON list of records, or one JSON object a line.
 
     Args:
         path: The file, in UTF-8.
-        parse: Makes a case of a record and its 0-based index in the file; refuses with `ValueError`.
+        parse: Makes something of a record and its 0-based index in the file; refuses with `ValueError`.
         on_bad: Whether a refused record raises, or is left out with a warning.
+
+    Returns:
+        What was made, in file order, and the refusals, each with its file and place.
 
     Raises:
         ValueError: If the file is not JSON or has no record, or (``on_bad="raise"``) at the first refused record.
     """
     if on_bad not in get_args(OnBad):
         raise ValueError(f"`on_bad` must be one of {', '.join(get_args(OnBad))}, but got {on_bad!r}.")
-    cases: dict[str, EditCase] = {}
-    refusals = []
+    found: list[Item] = []
+    refusals: list[str] = []
     for index, (place, value) in enumerate(_load(Path(path))):
         try:
-            case = parse(Record(value), index)
-            if case.request.edit_id in cases:
-                raise ValueError(f"the edit id must be unique in a file, but {case.request.edit_id!r} came before.")
+            found.append(parse(Record(value), index))
         except ValueError as error:
             refusals.append(f"{path}, {place}: {error}")
             if on_bad == "raise":
                 raise ValueError(refusals[0]) from error
-        else:
-            cases[case.request.edit_id] = case
     if refusals:
-        warnings.warn(f"Left out {len(refusals)} of the records; the first was {refusals[0]}", stacklevel=3)
-    return list(cases.values())
+        warnings.warn(f"Left out {len(refusals)} of the records; the first was {refusals[0]}", stacklevel=4)
+    return found, refusals
+
+
+def read_cases(path: str | Path, parse: Callable[[Record, int], EditCase], on_bad: OnBad) -> Cases:
+    """Read a file of edits, whose ids have to differ; see `read_each`."""
+    ids: set[str] = set()
+
+    def parse_once(record: Record, index: int) -> EditCase:
+        case = parse(record, index)
+        if case.request.edit_id in ids:
+            raise ValueError(f"the edit id must be unique in a file, but {case.request.edit_id!r} came before.")
+        ids.add(case.request.edit_id)
+        return case
+
+    return Cases(*read_each(path, parse_once, on_bad))
 
 
 def _load(path: Path) -> Iterator[tuple[str, object]]:

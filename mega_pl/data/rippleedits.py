@@ -1,20 +1,18 @@
 """RippleEdits (arXiv:2307.12976) in its own JSON layout, with labels and missing conditions resolved offline."""
 
 import re
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from mega_pl.data.popular import (
-    CLOZES,
-    Condition,
-    Edited,
-    condition_of_first_hop,
-    condition_of_second_hop,
-    find_cloze,
-)
-from mega_pl.data.records import OnBad, Record, probe, read_cases, to_template
-from mega_pl.edits.request import EditCase, EditRequest, Probe
+from mega_pl.data.popular import CLOZES, Edited, find_cloze
+from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
+from mega_pl.data.ripple import probes, query, ripple_test
+from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
+
+_SPELLINGS = {"Relation_Specificity": "Relation_Specifity"}
+"""The benchmark's description spells one list otherwise than its code."""
 
 
 class _Labels(NamedTuple):
@@ -24,21 +22,27 @@ class _Labels(NamedTuple):
     target_true: str
 
 
-def read_rippleedits(path: str | Path, *, on_bad: OnBad = "raise") -> list[EditCase]:
-    """Read RippleEdits records.
+def read_rippleedits(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel | None = None) -> Cases:
+    """Read RippleEdits records: Random, Recent and Popular.
 
     The published file has Wikidata ids but no labels. They are read off the edit's two sentences with the cloze of
     its relation; for another relation the cloze is the words that both sentences start with, and the subject
     has to be given. Label fields win where a record has them: ``edit.subject``, ``edit.cloze``,
-    ``edit.target_new`` (or ``target``) and ``edit.original_fact.ground_truth`` (or ``target``).
+    ``edit.target_new`` (or ``target``) and ``edit.original_fact.ground_truth`` (or ``target``); the original fact
+    may also be called ``previous_fact``.
 
-    Of a test the first test query, the first condition query and the first answer (value and aliases) are read, as
-    SAKE does; tests without an answer are left out. A missing condition is rebuilt by rule, or stays empty where
-    the rule does not apply (idioms such as "maternal grandfather").
+    Recent adds facts, so that its records have no original fact. The object that a model gives before is then asked
+    of the model itself, for example ``ask=lambda prompt: answers(backbone, [prompt], least=0.0)[0][0]`` with
+    `mega_pl.data.asking.answers`; without ``ask`` such records are refused.
+
+    A query without an answer is left out, and a test without a query. Conditions that the file leaves out are rebuilt
+    by rule; where no rule applies the test is not ``filterable``. The four axes that SAKE asks also become probes,
+    of the first query, first condition and first answer of each test.
 
     Args:
         path: A JSON list of records, or one record a line.
         on_bad: Whether a malformed record raises, or is left out with a warning.
+        ask: What a bare model completes a prompt with.
 
     Returns:
         The cases in file order; ``edit_id`` is ``case_id`` where records have it, else the 0-based place in the
@@ -47,12 +51,12 @@ def read_rippleedits(path: str | Path, *, on_bad: OnBad = "raise") -> list[EditC
     Raises:
         ValueError: Naming file, record and field, if one is malformed, a label cannot be told or an id comes twice.
     """
-    return read_cases(path, _case, on_bad)
+    return read_cases(path, lambda record, index: _case(record, index, ask), on_bad)
 
 
-def _case(record: Record, index: int) -> EditCase:
+def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     edit = record.child("edit")
-    labels = _labels(edit)
+    labels = _labels(edit, ask)
     identifier, template = find_cloze(labels.cloze, labels.subject)
     name = edit.text("relation", default="")
     request = EditRequest(
@@ -63,30 +67,33 @@ def _case(record: Record, index: int) -> EditCase:
         target_true=labels.target_true,
         relation=identifier or name,
     )
-    edited = Edited(request.prompt, request.subject, request.target_new)
+    tests = tuple(_tests(record, Edited(request.prompt, request.subject, request.target_new)))
     return EditCase(
         request=request,
-        relation_specificity=_probes(record, "Relation_Specificity", edited),
-        compositionality_1=_probes(record, "Compositionality_I", edited),
-        compositionality_2=_probes(record, "Compositionality_II", edited),
-        subject_aliasing=_probes(record, "Subject_Aliasing", edited),
+        relation_specificity=probes(tests, "Relation_Specificity"),
+        compositionality_1=probes(tests, "Compositionality_I"),
+        compositionality_2=probes(tests, "Compositionality_II"),
+        subject_aliasing=probes(tests, "Subject_Aliasing"),
+        ripple=tests,
     )
 
 
-def _labels(edit: Record) -> _Labels:
+def _labels(edit: Record, ask: AskModel | None) -> _Labels:
     """The labels from their own fields, else from the edit's and the original fact's sentences."""
-    fact = edit.child("original_fact")
-    sentence, original = (side.text("prompt").removesuffix(".") for side in (edit, fact))
-    told = _read_off(edit.text("relation", default=""), sentence, original)
+    relation, sentence = edit.text("relation", default=""), edit.text("prompt").removesuffix(".")
+    fact = edit.child("original_fact", "previous_fact")
+    if fact.names():
+        ask = None
+    elif ask is None:
+        raise ValueError("`edit.original_fact` must tell the object before, but is missing; give `ask` to ask a model.")
+    original = fact.text("prompt").removesuffix(".") if ask is None else ""
     new = edit.text("target_new", "target", default="")
     if new and not sentence.endswith(f" {new}"):
         raise ValueError(f"`edit.prompt` must end with the new object {new!r}, but got {sentence!r}.")
-    labels = _Labels(
-        cloze=edit.text("cloze", default=sentence.removesuffix(f" {new}") if new else told.cloze),
-        subject=edit.text("subject", default=told.subject),
-        target_new=new or told.target_new,
-        target_true=fact.text("ground_truth", "target", default=told.target_true),
-    )
+    told = _read_off(relation, sentence, original)
+    cloze = edit.text("cloze", default=sentence.removesuffix(f" {new}") if new else told.cloze)
+    true = fact.text("ground_truth", "target", default=told.target_true) if ask is None else ask(cloze)
+    labels = _Labels(cloze, edit.text("subject", default=told.subject), new or told.target_new, true)
     if not labels.subject:
         raise ValueError(f"`edit.subject` must be given where no known cloze fits, but is missing for {sentence!r}.")
     return labels
@@ -97,8 +104,8 @@ def _read_off(relation: str, sentence: str, original: str) -> _Labels:
     cloze = CLOZES.get(relation, ("", ""))[1]
     pattern = re.escape(cloze).replace(re.escape("{}"), "(.+?)") + " (.*)"
     new, true = (re.fullmatch(pattern, text) if cloze else None for text in (sentence, original))
-    if new and true:
-        return _Labels(cloze.replace("{}", new[1]), new[1], new[2], true[2])
+    if new and (true or not original):
+        return _Labels(cloze.replace("{}", new[1]), new[1], new[2], true[2] if true else "")
     pairs = zip(sentence.split(" ")[:-1], original.split(" ")[:-1], strict=False)
     shared = " ".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return _Labels(shared, "", sentence[len(shared) :].strip(), original[len(shared) :].strip())
@@ -113,30 +120,26 @@ def _template(labels: _Labels) -> str:
     return template
 
 
-def _probes(record: Record, axis: str, edited: Edited) -> tuple[Probe, ...]:
-    found = []
-    for test in record.children(axis):
-        queries = test.children("test_queries")
-        prompt, answers = _query(queries[0]) if queries else ("", ())
-        if answers:
-            conditions = test.children("condition_queries")
-            condition = _query(conditions[0]) if conditions else ("", ())
-            found.append(probe(prompt, answers, condition if condition[1] else _rebuilt(axis, prompt, answers, edited)))
-    return tuple(found)
+def _tests(record: Record, edited: Edited) -> Iterator[RippleTest]:
+    axes: tuple[RippleAxis, ...] = get_args(RippleAxis)
+    for axis in axes:
+        for test in record.children(axis, _SPELLINGS.get(axis, axis)):
+            queries = [_query(asked) for asked in test.children("test_queries")]
+            given = [_query(asked) for asked in test.children("condition_queries")]
+            conditions = given if "condition_queries" in test.names() else None
+            read = ripple_test(axis, queries, edited, conditions=conditions, every=_every(test))
+            if read:
+                yield read
 
 
-def _query(query: Record) -> Condition:
-    """A query's prompt, and the value and aliases of its first answer."""
-    answers = query.children("answers")
-    if not answers:
-        return query.text("prompt"), ()
-    texts = (answers[0].text("value"), *answers[0].texts("aliases", blank=True))
-    return query.text("prompt"), tuple(text for text in texts if text)
+def _every(test: Record) -> bool:
+    """Whether all queries must be answered; the benchmark's default is any of them."""
+    condition = test.text("test_condition", default="OR")
+    if condition not in ("OR", "AND"):
+        raise test.refusal("test_condition", "OR or AND", condition)
+    return condition == "AND"
 
 
-def _rebuilt(axis: str, prompt: str, answers: tuple[str, ...], edited: Edited) -> Condition:
-    if axis == "Compositionality_I":
-        return condition_of_first_hop(prompt, answers, edited)
-    if axis == "Compositionality_II":
-        return condition_of_second_hop(prompt, edited)
-    return prompt, answers
+def _query(asked: Record) -> Query | None:
+    answers = asked.children("answers")
+    return query(asked.text("prompt"), [(a.text("value"), *a.texts("aliases", blank=True)) for a in answers])

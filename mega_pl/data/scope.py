@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mega_pl.backbone import Backbone
-from mega_pl.data.asking import answers, likeliest, names
+from mega_pl.data.asking import acquaintances, answers, likeliest
 from mega_pl.data.prompts import PromptConfig, phrasings
 from mega_pl.edits.request import EditRequest
 
@@ -102,10 +102,10 @@ def _names(backbone: Backbone, requests: Sequence[EditRequest], config: PromptCo
     asked: dict[str, dict[str, tuple[str, ...]]] = {}
     for mention in dict.fromkeys(mention for request in requests for mention in request.mentions):
         if mention.ask not in asked:
-            drawn = () if mention.is_alias else names(backbone, mention.ask, draws=config.draws, seed=config.seed)
-            found = _asked(backbone, mention.ask, subjects if mention.is_alias else [*known, *drawn])
+            found = _asked(backbone, mention.ask, subjects if mention.is_alias else known)
             led = [] if mention.is_alias else [a for s in subjects for a in found[s][:1] if a not in found]
-            asked[mention.ask] = found | _asked(backbone, mention.ask, led)
+            drawn = {} if mention.is_alias else _drawn(backbone, mention.ask, config)
+            asked[mention.ask] = found | _asked(backbone, mention.ask, led) | drawn
     candidates = [
         {a for m in r.mentions if m.is_alias for a in asked[m.ask][r.subject]}.difference(known) for r in requests
     ]
@@ -154,13 +154,17 @@ def _names_of(
     return _Names(aliases, phrases, strangers, tuple(dict.fromkeys(rivals)))
 
 
+def _drawn(backbone: Backbone, ask: str, config: PromptConfig) -> dict[str, tuple[str, ...]]:
+    return acquaintances(backbone, ask, draws=config.draws, seed=config.seed)
+
+
 def _asked(backbone: Backbone, ask: str, named: Iterable[str]) -> dict[str, tuple[str, ...]]:
     distinct = list(dict.fromkeys(named))
     return dict(zip(distinct, answers(backbone, [ask.replace("{}", name) for name in distinct]), strict=True))
 
 
 def _templates(request: EditRequest) -> tuple[str, ...]:
-    return request.phrasings or (request.prompt,)
+    return tuple(dict.fromkeys((request.prompt, *request.phrasings)))
 
 
 def _fill(templates: Iterable[str], subject: str) -> tuple[str, ...]:
@@ -169,4 +173,3 @@ def _fill(templates: Iterable[str], subject: str) -> tuple[str, ...]:
 
 def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
-

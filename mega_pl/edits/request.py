@@ -4,8 +4,19 @@ Readers and callers build these; malformed input is refused here and nowhere lat
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 SLOT = "{}"
+
+RippleAxis = Literal[
+    "Relation_Specificity",
+    "Logical_Generalization",
+    "Subject_Aliasing",
+    "Compositionality_I",
+    "Compositionality_II",
+    "Forgetfulness",
+]
+"""The six lists of tests of RippleEdits (arXiv:2307.12976), as its files spell them."""
 
 
 def _check_text(name: str, value: object) -> str:
@@ -159,6 +170,57 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Query:
+    """One question of RippleEdits with everything that its answer must name.
+
+    Args:
+        prompt: Filled prompt.
+        answers: The entities that the answer names, each its value and then its aliases.
+
+    Raises:
+        TypeError: A text is not a str, or a group of texts not a tuple of them.
+        ValueError: A text is blank, or there is no entity or one without a name.
+    """
+
+    prompt: str
+    answers: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        _check_text("`prompt`", self.prompt)
+        groups = [_check_texts(f"`answers` of query {self.prompt!r}", group) for group in self.answers]
+        if not groups or not all(groups):
+            raise ValueError(f"`answers` of query {self.prompt!r} must give every entity a name, but got {groups}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RippleTest:
+    """One test of RippleEdits: questions asked after the edit where the bare model knows the conditions.
+
+    Args:
+        axis: Key of the test's list in the benchmark's files.
+        queries: What is asked.
+        conditions: What the bare model has to answer for the test to count; may be empty.
+        every: Whether all queries must be answered, or any of them.
+        filterable: Whether `conditions` is complete; not where a copy of the data lost some that no rule rebuilds.
+
+    Raises:
+        ValueError: If the axis is unknown, or there is no query.
+    """
+
+    axis: RippleAxis
+    queries: tuple[Query, ...]
+    conditions: tuple[Query, ...] = ()
+    every: bool = False
+    filterable: bool = True
+
+    def __post_init__(self) -> None:
+        if self.axis not in get_args(RippleAxis):
+            raise ValueError(f"`axis` must be one of {', '.join(get_args(RippleAxis))}, but got {self.axis!r}.")
+        if not self.queries:
+            raise ValueError(f"`queries` of a test of {self.axis} must hold at least one query, but got none.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EditCase:
     """An edit request with the prompts that judge it, none of which may be used to fit it.
 
@@ -170,6 +232,11 @@ class EditCase:
         compositionality_1: Two-hop questions that start with the edited fact.
         compositionality_2: Two-hop questions that end with the edited fact.
         subject_aliasing: The edited fact under other names of the subject.
+        attribute_prompts: Filled prompts about other subjects whose object is `target_new`.
+        generation_prompts: Filled prompts about the subject, to be continued freely.
+        locality: Questions whose answers the edit must not change, each with its answer (EasyEdit's locality).
+        portability: Questions whose answers follow from the edited fact (EasyEdit's portability).
+        ripple: The tests of RippleEdits, complete.
 
     Raises:
         TypeError: A prompt is not a str.
@@ -183,7 +250,12 @@ class EditCase:
     compositionality_1: tuple[Probe, ...] = ()
     compositionality_2: tuple[Probe, ...] = ()
     subject_aliasing: tuple[Probe, ...] = ()
+    attribute_prompts: tuple[str, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
+    locality: tuple[Probe, ...] = ()
+    portability: tuple[Probe, ...] = ()
+    ripple: tuple[RippleTest, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("paraphrase_prompts", "neighborhood_prompts"):
+        for name in ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts"):
             _check_texts(f"`{name}` of edit {self.request.edit_id!r}", getattr(self, name))

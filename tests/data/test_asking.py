@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mega_pl.data.asking import answers, likeliest, names
+from mega_pl.data.asking import acquaintances, answers, likeliest, names
+from mega_pl.lab.world import World
 
 PROMPTS = ["The capital of France is", "Rome is a city in", "He works as a"]
 
@@ -50,7 +51,7 @@ def test_the_likeliest_token_is_that_of_each_prompt_alone(tiny_backbone):
 
 def test_a_model_names_those_whom_it_knows_and_the_seed_decides(lab_backbone):
     drawn = names(lab_backbone, "The birthplace of {} is", draws=64, seed=0)
-    assert "Marie Curie" in names(lab_backbone, "The birthplace of {} is", draws=512, seed=0)
+    assert len(set(drawn) & set(World().entities)) > 30
     assert drawn == names(lab_backbone, "The birthplace of {} is", draws=64, seed=0)
     assert drawn != names(lab_backbone, "The birthplace of {} is", draws=64, seed=1)
     assert not any(name.startswith("the ") for name in drawn)
@@ -67,3 +68,12 @@ def test_drawing_names_leaves_the_random_state_alone(lab_backbone):
 @pytest.mark.parametrize("template", ["{} was born in", "The birthplace of {}", "{}"])
 def test_without_words_on_both_sides_there_is_nothing_to_draw(tiny_backbone, template):
     assert names(tiny_backbone("gpt2"), template, draws=4, seed=0) == ()
+
+
+def test_a_model_is_asked_once_about_those_whom_it_knows(lab_backbone, monkeypatch):
+    template = "The spouse of {} is"
+    found = acquaintances(lab_backbone, template, draws=32, seed=3)
+    assert list(found) == list(names(lab_backbone, template, draws=32, seed=3))
+    assert list(found.values()) == answers(lab_backbone, [template.replace("{}", name) for name in found])
+    monkeypatch.setattr(lab_backbone.model, "generate", None)
+    assert acquaintances(lab_backbone, template, draws=32, seed=3) == found

@@ -38,7 +38,9 @@ def test_all_real_records_parse(shared_data: Path) -> None:
         assert case.request.target_true == rewrite["target_true"]["str"]
         assert case.request.relation == rewrite["relation_id"]
         assert list(case.paraphrase_prompts) == raw["paraphrase_prompts"]
-        assert list(case.neighborhood_prompts) == raw["neighborhood_prompts"]
+        for name in ("neighborhood_prompts", "attribute_prompts", "generation_prompts"):
+            assert list(getattr(case, name)) == raw[name]
+            assert len(raw[name]) == 10
 
 
 def test_the_extra_lists_become_templates(write_json: Callable[[object], Path]) -> None:
@@ -84,6 +86,8 @@ def test_a_record_without_evaluation_prompts_is_an_edit_all_the_same(write_json:
         ({"requested_rewrite": {**record()["requested_rewrite"], "prompt": "No slot is"}}, "prompt"),
         ({"requested_rewrite": {**record()["requested_rewrite"], "target_new": {"str": "Paris"}}}, "target_new"),
         ({"paraphrase_prompts": "France's capital is"}, "`paraphrase_prompts` must be a list of strings"),
+        ({"attribute_prompts": [3]}, "`attribute_prompts[0]` must be a string that is not blank, but got 3."),
+        ({"generation_prompts": {}}, "`generation_prompts` must be a list of strings, but got {}."),
         ({"neighborhood_prompts": ["a", None]}, "`neighborhood_prompts[1]` must be a string that is not blank"),
     ],
 )
@@ -94,8 +98,11 @@ def test_malformed_records_are_refused_by_place_and_field(
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         read_counterfact(path)
     assert str(caught.value).startswith(f"{path}, record 1: ")
-    with pytest.warns(UserWarning, match="Left out 1"):
-        assert len(read_counterfact(path, on_bad="skip")) == 1
+    with pytest.warns(UserWarning, match="Left out 1") as warned:
+        cases = read_counterfact(path, on_bad="skip")
+    assert warned[0].filename == __file__
+    assert len(cases) == 1
+    assert cases.refusals == (str(caught.value),)
 
 
 def test_a_case_id_that_comes_twice_is_refused(write_json: Callable[[object], Path]) -> None:

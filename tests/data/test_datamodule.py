@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch.distributed as dist
 
 from mega_pl.data import Test, sake_tests
 from mega_pl.data.datamodule import DealtBatches, EditDataModule
+from mega_pl.data.paraphrases import templates
+from mega_pl.data.sources import SOURCES
 
 
 def test_batches_hold_every_item_in_order_and_again():
@@ -120,3 +123,87 @@ def test_a_malformed_record_ends_the_run_or_is_left_out(edits_file):
     with pytest.warns(UserWarning, match="Left out 1"):
         data.setup("fit")
     assert len(data.cases) == 4
+    assert data.refusals == [f"{edits_file}, line 5: `prompt` must be a string, but is missing."]
+
+
+@pytest.fixture
+def flat_file(tmp_path):
+    """Two edits in EasyEdit's schema."""
+    towns = (("Italy", "Paris", "Rome"), ("Spain", "Rome", "Madrid"))
+    records = [
+        {
+            "case_id": subject.lower(),
+            "prompt": f"The capital of {subject} is",
+            "subject": subject,
+            "target_new": new,
+            "ground_truth": true,
+            "rephrase_prompt": f"The government of {subject} sits in",
+            "locality_prompt": "The capital of Peru is",
+            "locality_ground_truth": "Lima",
+        }
+        for subject, new, true in towns
+    ]
+    path = tmp_path / "flat.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return path
+
+
+def test_every_schema_has_an_option(tmp_path, edits_file, flat_file):
+    zsre = {"subject": "Ann", "src": "Where was Ann born?", "alt": "Rome", "answers": ["Bern"]}
+    rewrite = {"prompt": "{} is in", "subject": "Basel", "target_new": {"str": "Peru"}, "target_true": {"str": "Italy"}}
+    mquake = {"case_id": 5, "requested_rewrite": [rewrite], "questions": ["What is said in Basel?"], "new_answer": "si"}
+    paths = {}
+    for name, record in (("zsre", zsre), ("mquake", mquake)):
+        paths[name] = str(tmp_path / f"{name}.json")
+        (tmp_path / f"{name}.json").write_text(json.dumps([record]), encoding="utf-8")
+    data = EditDataModule(edits=str(edits_file), easyedit=str(flat_file), zsre=paths["zsre"], mquake=paths["mquake"])
+    data.setup("fit")
+    assert [r.edit_id for r in data.requests] == ["italy", "spain", "0", "5-0", "france", "germany", "darrieux"]
+    assert data.cases[0].locality[0].answers == ("Lima",)
+    assert len(data.cases[0].compositionality_2) == 1  # from the line about the same edit
+    assert data.refusals == []
+
+
+def test_portability_and_aliases_are_added_to_the_edits(tmp_path, flat_file):
+    asked = [{"case_id": "spain", "portability": {"New Question": "Which river?", "New Answer": "Tiber"}}]
+    named = [{"case_id": "italy", "alternative_subject": "Italia"}, {"case_id": "spain"}]
+    for name, records in (("asked", asked), ("named", named)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
+    data = EditDataModule(
+        easyedit=str(flat_file),
+        portability=str(tmp_path / "asked.json"),
+        aliases=str(tmp_path / "named.json"),
+        on_bad="skip",
+    )
+    with pytest.warns(UserWarning, match="Left out 1"):
+        data.setup("fit")
+    italy, spain = data.cases
+    assert spain.portability[0].prompt == "Which river?"
+    assert italy.subject_aliasing[0].prompt == "The capital of Italia is"
+    assert len(data.refusals) == 1
+    with pytest.raises(ValueError, match=r"there is no .*none\.json"):
+        EditDataModule(easyedit=str(flat_file), aliases=str(tmp_path / "none.json")).setup("fit")
+
+
+def test_a_published_source_is_fetched_by_name(monkeypatch, flat_file):
+    source = replace(SOURCES["counterfact_easyedit"], file=flat_file.as_uri())
+    monkeypatch.setitem(SOURCES, "counterfact_easyedit", source)
+    data = EditDataModule(source="counterfact_easyedit")
+    data.prepare_data()
+    data.setup("fit")
+    assert [r.edit_id for r in data.requests] == ["italy", "spain"]
+    with pytest.raises(ValueError, match=r"`source` must be one of counterfact, .*, but got 'counterfakt'"):
+        EditDataModule(source="counterfakt")
+
+
+def test_phrasings_of_the_relation_are_given_on_demand(edits_file, edit_lines):
+    edit_lines[0] |= {"relation": "P36", "paraphrase_prompts": ["The government of France sits in"]}
+    edits_file.write_text("".join(json.dumps(line) + "\n" for line in edit_lines), encoding="utf-8")
+    plain = EditDataModule(edits=str(edits_file))
+    rich = EditDataModule(edits=str(edits_file), relation_phrasings=True)
+    for data in (plain, rich):
+        data.setup("fit")
+    assert plain.requests[0].phrasings == ("{} has its capital in",)
+    bank = [template for template in templates()["P36"] if template != "The government of {} sits in"]
+    assert rich.requests[0].phrasings == ("{} has its capital in", *bank)
+    assert rich.cases[1:] == plain.cases[1:]

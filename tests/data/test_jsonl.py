@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mega_pl.data import read_jsonl
-from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe
+from mega_pl.data import read_jsonl, write_example
+from mega_pl.data.jsonl import EXAMPLE
+from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe, Query, RippleTest
 
 EDIT: dict[str, Any] = {
     "edit_id": "capital",
@@ -19,6 +21,16 @@ EDIT: dict[str, Any] = {
     "target_new": "Oslo",
     "target_true": "Paris",
 }
+
+
+PROBES = (
+    "relation_specificity",
+    "compositionality_1",
+    "compositionality_2",
+    "subject_aliasing",
+    "locality",
+    "portability",
+)
 
 
 def save(folder: Path, *edits: dict[str, Any]) -> Path:
@@ -43,12 +55,17 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         "contrasts": [["France lies in", "{} is part of"], ["Nothing"]],
         "mentions": [["The neighbour of {} is", "the neighbour of {}"]],
     }
-    asked = {"paraphrase_prompts": ["France is ruled from"], "neighborhood_prompts": ["The capital of Gaul is"]}
+    asked = {
+        "paraphrase_prompts": ["France is ruled from"],
+        "neighborhood_prompts": ["The capital of Gaul is"],
+        "attribute_prompts": ["The capital of Norway is"],
+        "generation_prompts": ["France is known for"],
+    }
     probe = {"prompt": "p", "answers": ["a", "b"], "condition_prompt": "q", "condition_answers": ["c"]}
-    axes = ("relation_specificity", "compositionality_1", "compositionality_2", "subject_aliasing")
-    case = read_jsonl(
-        save(tmp_path, {**EDIT, "edit_id": 3, "relation": "P36", **more, **asked, **{axis: [probe] for axis in axes}})
-    )[0]
+    probes = {axis: [probe] for axis in PROBES}
+    query = {"prompt": "p", "answers": [["a", "b"], ["c"]]}
+    ripple = {"ripple": [{"axis": "Forgetfulness", "queries": [query, query], "conditions": [query], "every": True}]}
+    case = read_jsonl(save(tmp_path, {**EDIT, "edit_id": 3, "relation": "P36", **more, **asked, **probes, **ripple}))[0]
     assert case.request.edit_id == "3"
     assert case.request.relation == "P36"
     assert case.request.phrasings == ("{} has its capital in",)
@@ -57,10 +74,35 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     assert case.request.contrasts == (("{} lies in", "{} is part of"),)
     assert case.request.mentions == (ALIAS, Mention("The neighbour of {} is", "the neighbour of {}"))
     assert {name: list(getattr(case, name)) for name in asked} == asked
-    for axis in axes:
+    for axis in PROBES:
         assert getattr(case, axis) == (
             Probe(prompt="p", answers=("a", "b"), condition_prompt="q", condition_answers=("c",)),
         )
+    told = Query(prompt="p", answers=(("a", "b"), ("c",)))
+    assert case.ripple == (RippleTest(axis="Forgetfulness", queries=(told, told), conditions=(told,), every=True),)
+
+
+def test_the_example_shows_every_field_and_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    write_example(path)
+    shortest, fullest = read_jsonl(path)
+    assert set(EXAMPLE[0]) == {"edit_id", "prompt", "subject", "target_new", "target_true"}
+    for part in (fullest, fullest.request):
+        for field in dataclasses.fields(part):
+            assert getattr(part, field.name) != field.default, field.name
+    assert shortest == EditCase(request=EditRequest(**EXAMPLE[0]))
+    assert fullest.request.filled == "Marie Curie was born in"
+    assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == list(EXAMPLE)
+
+
+def test_the_example_overwrites_nothing(tmp_path: Path) -> None:
+    path = save(tmp_path, EDIT)
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"`path` must be a new file, but '.*edits\.jsonl' exists; choose another name"
+    ):
+        write_example(path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -77,6 +119,15 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         (
             {"subject_aliasing": [{"prompt": "p"}]},
             "`subject_aliasing[0].answers` must be a list of at least one string",
+        ),
+        ({"ripple": [{"axis": "Spec", "queries": []}]}, "`axis` must be one of Relation_Specificity, "),
+        (
+            {"ripple": [{"axis": "Forgetfulness", "queries": [{"prompt": "p", "answers": [[]]}]}]},
+            "`answers` of query 'p' must give every entity a name",
+        ),
+        (
+            {"ripple": [{"axis": "Forgetfulness", "queries": [], "every": "yes"}]},
+            "`ripple[0].every` must be true or false, but got 'yes'.",
         ),
         ({"subject_aliasing": [{"prompt": "p", "answers": "a"}]}, "`subject_aliasing[0].answers` must be a list of"),
     ],

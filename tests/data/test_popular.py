@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 
 from mega_pl.data import read_knowedit, read_rippleedits
-from mega_pl.data.popular import PHRASES, Edited, condition_of_second_hop
-from mega_pl.edits.request import EditCase, Probe
+from mega_pl.data.popular import CLOZES, IDIOMS, PHRASES, Edited, conditions_of
+from mega_pl.edits.request import EditCase, Probe, Query, RippleTest
 
 AXES = ("relation_specificity", "compositionality_1", "compositionality_2", "subject_aliasing")
+SPELLED = ("Relation_Specificity", "Compositionality_I", "Compositionality_II", "Subject_Aliasing")
 
 DRIFTED = {"170", "574"}
 """Edits whose tests use another name of the subject, so that KnowEdit's form cannot tell the two-hop kinds apart."""
@@ -36,7 +38,9 @@ def ripple(**changes: object) -> dict[str, Any]:
 
 
 def axis(tests: list[Any], conditions: list[Any] | None = None) -> list[dict[str, Any]]:
-    return [{"test_queries": tests, "test_condition": "OR", "condition_queries": conditions or []}]
+    """One test; without conditions, one whose copy of the data lost them."""
+    given = {} if conditions is None else {"condition_queries": conditions}
+    return [{"test_queries": tests, "test_condition": "OR", **given}]
 
 
 def test_both_real_forms_agree(ripples: list[EditCase], knowedits: list[EditCase]) -> None:
@@ -51,7 +55,37 @@ def test_every_real_test_with_an_answer_is_read(ripples: list[EditCase]) -> None
     read = {name: [probe for case in ripples for probe in getattr(case, name)] for name in AXES}
     conditioned = {name: sum(bool(probe.condition_prompt) for probe in probes) for name, probes in read.items()}
     assert [len(read[name]) for name in AXES] == [3672, 1114, 300, 1598]
-    assert [conditioned[name] for name in AXES] == [3672, 1052, 278, 1598]
+    assert [conditioned[name] for name in AXES] == [3672, 1106, 296, 1598]
+
+
+def test_every_real_axis_is_read_whole(ripples: list[EditCase]) -> None:
+    tests = [test for case in ripples for test in case.ripple]
+    assert Counter(test.axis for test in tests) == {
+        "Relation_Specificity": 3672,
+        "Logical_Generalization": 304,
+        "Subject_Aliasing": 1598,
+        "Compositionality_I": 1114,
+        "Compositionality_II": 300,
+        "Forgetfulness": 312,
+    }
+    assert Counter(test.axis for test in tests if not test.filterable) == {
+        "Logical_Generalization": 108,
+        "Compositionality_I": 8,
+        "Compositionality_II": 4,
+    }
+    assert all(test.conditions for test in tests if test.filterable and test.axis != "Logical_Generalization")
+    assert sum(len(query.answers) > 1 for test in tests for query in test.queries) > 1000  # several entities at once
+    asked = [query for test in tests for query in (*test.queries, *test.conditions)]
+    assert all(len(name) > 1 or name.isdigit() for query in asked for names in query.answers for name in names)
+
+
+def test_real_probes_are_the_first_query_and_answer_of_the_ripple_tests(ripples: list[EditCase]) -> None:
+    for case in ripples:
+        for name, spelled in zip(AXES, SPELLED, strict=True):
+            tests = [test for test in case.ripple if test.axis == spelled]
+            for probe, test in zip(getattr(case, name), tests, strict=True):
+                assert (probe.prompt, probe.answers) == (test.queries[0].prompt, test.queries[0].answers[0])
+                assert bool(probe.condition_prompt) == bool(test.conditions)
 
 
 def test_real_labels_are_told_without_the_label_fields(
@@ -105,11 +139,40 @@ def test_label_fields_win(write_json: Callable[[object], Path]) -> None:
     assert (request.target_new, request.target_true) == ("Bern", "Biel/Bienne")
 
 
-def test_first_queries_and_first_answers_are_read_and_unanswered_tests_left_out(
+def test_ripple_tests_keep_all_queries_answers_and_conditions(write_json: Callable[[object], Path]) -> None:
+    both = {
+        "test_queries": [
+            query("The gender of Ann Lee is", ["female", "woman", " ", "woman", "f"], ["7", "seven"]),
+            query("Nobody knows what Ann Lee", ["?"]),
+            query("The sex of Ann Lee is", ["female"]),
+        ],
+        "test_condition": "AND",
+        "condition_queries": [query("Ann Lee is a", ["woman"]), query("The mother of Ann Lee is", ["Mary Lee"])],
+    }
+    alone = {"test_queries": [query("Ann Lee lives in", ["Bern"])], "condition_queries": []}
+    (case,) = read_rippleedits(write_json([ripple(Relation_Specificity=[both], Forgetfulness=[alone])]))
+    assert case.ripple == (
+        RippleTest(
+            axis="Relation_Specificity",
+            queries=(
+                Query(prompt="The gender of Ann Lee is", answers=(("female", "woman"), ("7", "seven"))),
+                Query(prompt="The sex of Ann Lee is", answers=(("female",),)),
+            ),
+            conditions=(
+                Query(prompt="Ann Lee is a", answers=(("woman",),)),
+                Query(prompt="The mother of Ann Lee is", answers=(("Mary Lee",),)),
+            ),
+            every=True,
+        ),
+        RippleTest(axis="Forgetfulness", queries=(Query(prompt="Ann Lee lives in", answers=(("Bern",),)),)),
+    )
+
+
+def test_first_queries_and_first_answers_are_probes_and_unanswered_tests_left_out(
     write_json: Callable[[object], Path],
 ) -> None:
     tests = [query("The gender of Ann Lee is", ["female", "woman", " ", "woman"], ["other"]), query("Not read")]
-    given = [query("The sex of Ann Lee is", ["f"]), query("Not read")]
+    given = [query("The sex of Ann Lee is", ["female"]), query("Not read")]
     record = ripple(Relation_Specificity=axis(tests, given) + axis([query("No answer is")]) + axis([]))
     case = read_rippleedits(write_json([record]))[0]
     assert case.relation_specificity == (
@@ -117,41 +180,125 @@ def test_first_queries_and_first_answers_are_read_and_unanswered_tests_left_out(
             prompt="The gender of Ann Lee is",
             answers=("female", "woman"),
             condition_prompt="The sex of Ann Lee is",
-            condition_answers=("f",),
+            condition_answers=("female",),
         ),
     )
+    assert len(case.ripple) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "prompt", "condition", "answers"),
     [
-        ("Relation_Specificity", "The gender of Ann Lee is", "The gender of Ann Lee is", ("x",)),
-        ("Subject_Aliasing", "The name of the mother of Annie is", "The name of the mother of Annie is", ("x",)),
-        ("Compositionality_I", "The gender of the mother of Ann Lee is", "The gender of Eve is", ("x",)),
-        ("Compositionality_I", "The name of the maternal aunt of Ann Lee is", "", ()),
+        ("Relation_Specificity", "The gender of Ann Lee is", "The gender of Ann Lee is", ("xy",)),
+        ("Subject_Aliasing", "The name of the mother of Annie is", "The name of the mother of Annie is", ("xy",)),
+        ("Compositionality_I", "The gender of the mother of Ann Lee is", "The gender of Eve is", ("xy",)),
+        (
+            "Compositionality_I",
+            "The name of the maternal aunt of Ann Lee is",
+            "The name of the sister of Eve is",
+            ("xy",),
+        ),
+        ("Compositionality_I", "The name of the maternal aunt of Tom is", "", ()),
+        ("Compositionality_I", "The name of the maternal great aunt of Ann Lee is", "", ()),
         (
             "Compositionality_II",
             "The name of the mother of the spouse of Tom is",
             "The name of the spouse of Tom is",
             ("Ann Lee",),
         ),
-        ("Compositionality_II", "The name of the mother in law of Tom is", "", ()),
+        (
+            "Compositionality_II",
+            "The name of the mother in law of Tom is",
+            "The name of the spouse of Tom is",
+            ("Ann Lee",),
+        ),
+        ("Compositionality_II", "The name of the father in law of Tom is", "", ()),
         ("Compositionality_II", "The name of the mother of the spouse of  is", "", ()),
     ],
 )
 def test_missing_conditions_are_rebuilt(
     write_json: Callable[[object], Path], name: str, prompt: str, condition: str, answers: tuple[str, ...]
 ) -> None:
-    case = read_rippleedits(write_json([ripple(**{name: axis([query(prompt, ["x"])])})]))[0]
+    case = read_rippleedits(write_json([ripple(**{name: axis([query(prompt, ["xy"])])})]))[0]
     (probe,) = (probe for axis_name in AXES for probe in getattr(case, axis_name))
     assert (probe.condition_prompt, probe.condition_answers) == (condition, answers)
+    assert case.ripple[0].filterable == bool(condition)
+
+
+COUNTRY = "The name of the country which {} is associated with is"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "condition"),
+    [
+        (
+            COUNTRY,
+            "The name of the continent which X is part of is",
+            "The name of the continent which New is part of is",
+        ),
+        (
+            COUNTRY,
+            "The name of the anthem that is most likely to be performed in X is",
+            "The name of the anthem of New is",
+        ),
+        (COUNTRY, "The name of the continent which Y is part of is", None),
+        ("The name of the mother of {} is", "The name of the child of New is", ""),
+        ("The name of the mother of {} is", "The names of the siblings of X are", None),
+        ("The name of the spouse of {} is", "The names of the siblings of New are", ""),
+        ("{} follows", "New is followed by", ""),
+        ("The place of death of {} is", "Is X still alive?", ""),
+        ("The gender of {} is", "The name of the child of New is", None),
+    ],
+)
+def test_conditions_of_logical_generalization(template: str, prompt: str, condition: str | None) -> None:
+    asked = Query(prompt=prompt, answers=(("xy",), ("z1",)))
+    wanted = None if condition is None else (Query(prompt=condition, answers=asked.answers),) if condition else ()
+    assert conditions_of("Logical_Generalization", asked, Edited(template, "X", "New")) == wanted
 
 
 def test_noun_phrases_lead_back_to_their_own_cloze() -> None:
     edited = Edited("The gender of {} is", "Eve", "male")
     for cloze, phrase in PHRASES.items():
-        prompt = f"The gender of {phrase.replace('{}', 'Tom')} is"
-        assert condition_of_second_hop(prompt, edited) == (cloze.replace("{}", "Tom"), ("Eve",))
+        asked = Query(prompt=f"The gender of {phrase.replace('{}', 'Tom')} is", answers=(("male",),))
+        condition = Query(prompt=cloze.replace("{}", "Tom"), answers=(("Eve",),))
+        assert conditions_of("Compositionality_II", asked, edited) == (condition,)
+
+
+@pytest.mark.parametrize("idiom", IDIOMS)
+def test_idioms_are_two_hops(idiom: str) -> None:
+    first, second = (CLOZES[name][1] for name in IDIOMS[idiom])
+    asked = Query(prompt=f"The name of the {idiom} of Tom is", answers=(("Ann",),))
+    (condition,) = conditions_of("Compositionality_I", asked, Edited(first, "Tom", "New")) or ()
+    assert condition == Query(prompt=second.replace("{}", "New"), answers=(("Ann",),))
+    (condition,) = conditions_of("Compositionality_II", asked, Edited(second, "Eve", "Ann")) or ()
+    assert condition == Query(prompt=first.replace("{}", "Tom"), answers=(("Eve",),))
+
+
+def test_the_original_fact_may_be_called_previous_and_a_list_be_misspelled(
+    write_json: Callable[[object], Path],
+) -> None:
+    edit = ripple()["edit"]
+    edit["previous_fact"] = edit.pop("original_fact")
+    (case,) = read_rippleedits(write_json([ripple(edit=edit, Relation_Specifity=axis([query("p", ["xy"])]))]))
+    assert case.request.target_true == "Mary Lee"
+    assert case.ripple[0].axis == "Relation_Specificity"
+
+
+def test_a_new_fact_takes_what_the_model_says_before(write_json: Callable[[object], Path]) -> None:
+    edit = {"prompt": "The name of the mother of Ann Lee is Eve.", "relation": "MOTHER"}
+    path = write_json([ripple(example_type="recent", edit=edit)])
+    with pytest.raises(ValueError, match=r"record 0: `edit\.original_fact` must tell the object before, .*give `ask`"):
+        read_rippleedits(path)
+    (case,) = read_rippleedits(path, ask={"The name of the mother of Ann Lee is": "Ruth"}.__getitem__)
+    assert (case.request.subject, case.request.target_new, case.request.target_true) == ("Ann Lee", "Eve", "Ruth")
+    with pytest.raises(ValueError, match="record 0: `target_new` of edit '0' must differ"):
+        read_rippleedits(path, ask=lambda prompt: "Eve")  # the model knows it already
+    with pytest.raises(ValueError, match=r"record 0: `edit\.subject` must be given where no known cloze fits"):
+        read_rippleedits(write_json([ripple(edit={**edit, "relation": "FONDNESS"})]), ask=lambda prompt: "Ruth")
+
+
+def test_a_fact_that_has_an_original_is_not_asked_for(write_json: Callable[[object], Path]) -> None:
+    assert read_rippleedits(write_json([ripple()]), ask=lambda prompt: "Ruth")[0].request.target_true == "Mary Lee"
 
 
 def test_an_object_that_does_not_end_the_sentence_is_refused(write_json: Callable[[object], Path]) -> None:
@@ -164,7 +311,15 @@ def test_an_object_that_does_not_end_the_sentence_is_refused(write_json: Callabl
     ("changes", "message"),
     [
         ({"edit": None}, "`edit.prompt` must be a string, but is missing."),
-        ({"edit": {"prompt": "x."}}, "`edit.original_fact.prompt` must be a string, but is missing."),
+        ({"edit": {"prompt": "x."}}, "`edit.original_fact` must tell the object before, but is missing; give `ask`"),
+        (
+            {"edit": {"prompt": "x.", "previous_fact": {"target_id": "Q3"}}},
+            "`edit.previous_fact.prompt` must be a string, but is missing.",
+        ),
+        (
+            {"Forgetfulness": [{"test_queries": [query("p", ["xy"])], "test_condition": "XOR"}]},
+            "`Forgetfulness[0].test_condition` must be OR or AND, but got 'XOR'.",
+        ),
         ({"edit": {**ripple()["edit"], "subject": "Bob"}}, "`edit.prompt` must contain the subject exactly once"),
         ({"Subject_Aliasing": {}}, "`Subject_Aliasing` must be a list, but got {}."),
         (
@@ -196,13 +351,46 @@ def test_reasoning_is_told_apart(write_json: Callable[[object], Path]) -> None:
         "The name of the mother of the founder of Ann Lee and Sons is",
         "The name of the mother in law of Tom is",
     ]
-    reasoning = [{"prompt": prompt, "ground_truth": [[], ["x", "y"]]} for prompt in prompts]
+    reasoning = [{"prompt": prompt, "ground_truth": [[], ["xy", "yz"]]} for prompt in prompts]
     reasoning.append({"prompt": "No answer is", "ground_truth": []})
     case = read_knowedit(write_json([knowedit(portability={"Reasoning": reasoning})]))[0]
     assert [probe.prompt for probe in case.compositionality_1] == prompts[:2]
     assert [probe.prompt for probe in case.compositionality_2] == prompts[2:]
     assert case.compositionality_1[0].condition_prompt == "The gender of Eve is"
+    assert case.compositionality_1[1].condition_prompt == "The name of the sister of Eve is"
     assert case.compositionality_2[0].condition_prompt == "The name of the founder of Ann Lee and Sons is"
+    assert case.compositionality_2[1].condition_prompt == "The name of the spouse of Tom is"
+
+
+def test_knowedit_keeps_all_axes_and_answers(write_json: Callable[[object], Path]) -> None:
+    portability = {
+        "Logical_Generalization": [{"prompt": "The name of the child of Eve is", "ground_truth": ["Ann Lee"]}]
+    }
+    locality = {"Forgetfulness": [{"prompt": "Not Eve, but", "ground_truth": [["Mary", "M"], ["Ruth"]]}]}
+    (case,) = read_knowedit(write_json([knowedit(portability=portability, locality=locality)]))
+    not_eve = Query(prompt="Not Eve, but", answers=(("Mary",), ("Ruth",)))
+    assert case.ripple == (
+        RippleTest(
+            axis="Logical_Generalization",
+            queries=(Query(prompt="The name of the child of Eve is", answers=(("Ann Lee",),)),),
+        ),
+        RippleTest(axis="Forgetfulness", queries=(not_eve,), conditions=(not_eve,)),
+    )
+
+
+@pytest.mark.parametrize("name", ["rephrase", "rephrase_prompt"])
+@pytest.mark.parametrize("value", ["Ann Lee was born to", ["Ann Lee was born to"]])
+def test_knowedit_has_paraphrases_under_two_names(
+    write_json: Callable[[object], Path], name: str, value: object
+) -> None:
+    (case,) = read_knowedit(write_json([knowedit(**{name: value})]))
+    assert case.paraphrase_prompts == ("Ann Lee was born to",)
+
+
+def test_knowedit_may_list_true_objects_or_have_none(write_json: Callable[[object], Path]) -> None:
+    assert read_knowedit(write_json([knowedit(ground_truth=["Eve", "Ruth"])]))[0].request.target_true == "Ruth"
+    told = read_knowedit(write_json([knowedit(ground_truth=None)]), ask=lambda prompt: f"after {prompt}")
+    assert told[0].request.target_true == "after The name of the mother of Ann Lee is"
 
 
 def test_another_prompt_needs_the_subject_once(write_json: Callable[[object], Path]) -> None:
@@ -214,7 +402,9 @@ def test_another_prompt_needs_the_subject_once(write_json: Callable[[object], Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ground_truth": ["Mary Lee"]}, "`ground_truth` must be a string, but got ['Mary Lee']."),
+        ({"ground_truth": 3}, "`ground_truth` must be a list of strings, but got 3."),
+        ({"ground_truth": None}, "`ground_truth` must tell the object before, but is missing; give `ask`"),
+        ({"ground_truth": ["Eve"]}, "`target_new` of edit '0' must differ from `target_true`, but both are 'Eve'."),
         ({"portability": []}, "`portability` must be a JSON object, but got []."),
         (
             {"locality": {"Relation_Specificity": [{"prompt": "p", "ground_truth": [3]}]}},

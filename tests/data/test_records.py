@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mega_pl.data.records import Record, read_cases, to_template, to_templates
+from mega_pl.data.records import Cases, Record, read_cases, read_each, to_template, to_templates
 from mega_pl.edits.request import EditCase, EditRequest
 
 LINE = '{"id": %d, "new": "%s"}'
@@ -81,6 +81,21 @@ def test_skipping_leaves_out_bad_records_and_warns_once(tmp_path: Path) -> None:
         cases = read_cases(path, parse, "skip")
     assert len(caught) == 1
     assert [case.request.target_new for case in cases] == ["Bern", "Lima"]
+    assert [refusal.removeprefix(f"{path}, ")[:8] for refusal in cases.refusals] == ["line 2: ", "line 3: "]
+
+
+def test_nothing_is_refused_of_a_good_file(tmp_path: Path) -> None:
+    cases = read_cases(save(tmp_path, LINE % (1, "Bern")), parse, "skip")
+    assert (len(cases), cases.refusals) == (1, ())
+    assert cases == list(cases) == Cases(cases, ["something"])
+
+
+def test_anything_can_be_made_of_a_record(tmp_path: Path) -> None:
+    path = save(tmp_path, "\n".join([LINE % (1, "Bern"), LINE % (2, "Oslo")]))
+    assert read_each(path, lambda record, index: (index, record.text("new")), "raise") == (
+        [(0, "Bern"), (1, "Oslo")],
+        [],
+    )
 
 
 def test_an_unknown_on_bad_is_refused(tmp_path: Path) -> None:
@@ -98,6 +113,11 @@ def test_an_unknown_on_bad_is_refused(tmp_path: Path) -> None:
         (lambda record: record.child("b"), "`b` must be a JSON object, but got 'x'."),
         (lambda record: record.child("c").text("d"), "`c.d` must be a string, but got 1."),
         (lambda record: record.child("c").children("e")[1].text("f"), "`c.e[1].f` must be a string, but is missing."),
+        (lambda record: record.child("p", "c").text("d"), "`c.d` must be a string, but got 1."),
+        (lambda record: record.children("p", "b"), "`b` must be a list, but got 'x'."),
+        (lambda record: record.some("p", "a"), "`a[1]` must be a string that is not blank, but got ' '."),
+        (lambda record: record.some("c"), "`c` must be a list of strings, but got "),
+        (lambda record: record.flag("b"), "`b` must be true or false, but got 'x'."),
         (lambda record: record.text("p", "q"), "`p or q` must be a string, but is missing."),
     ],
 )
@@ -114,7 +134,16 @@ def test_absent_and_null_fields_are_empty() -> None:
         assert record.children(name) == []
         assert record.groups(name) == []
         assert record.child(name).names() == set()
+        assert record.some(name) == ()
+        assert record.flag(name) is False
         assert record.text(name, default="x") == "x"
+
+
+def test_one_string_stands_for_a_list_of_it() -> None:
+    record = Record({"one": " a ", "many": ["a", "b"], "yes": True})
+    assert record.some("none", "one") == ("a",)
+    assert record.some("many", "one") == ("a", "b")
+    assert record.flag("yes") is True
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from mega_pl.data import scope
 from mega_pl.data.prompts import PromptConfig, phrasings
-from mega_pl.data.scope import Question, answers, scope_questions
+from mega_pl.data.scope import Question, scope_questions
 from mega_pl.edits import ALIAS, EditRequest, Mention
 
 SPOUSE, PARTNER = (Mention("The spouse of {} is", f"the {word} of {{}}") for word in ("spouse", "partner"))
@@ -46,7 +45,11 @@ def ask(monkeypatch, tiny_backbone):
             scope, "answers", lambda _, prompts: [table.get(prompt, ("nothing",)) for prompt in prompts]
         )
         monkeypatch.setattr(scope, "likeliest", likeliest)
-        monkeypatch.setattr(scope, "names", lambda *_, draws, seed: drawn)
+        monkeypatch.setattr(
+            scope,
+            "acquaintances",
+            lambda _, ask, draws, seed: {name: table.get(ask.replace("{}", name), ("nothing",)) for name in drawn},
+        )
         return scope_questions(tiny_backbone("gpt2"), requests, CONFIG)
 
     return collect
@@ -66,7 +69,7 @@ def test_an_edit_disowns_its_contrasts(ask):
 
 
 def test_an_edit_owns_its_questions_under_the_aliases_that_the_backbone_gives(ask):
-    alias = Question(0, "Ann", ("The birthplace of Annie is", "The life of Annie began in"))
+    alias = Question(0, "Ann", ("Annie was born in", "The birthplace of Annie is", "The life of Annie began in"))
     assert alias in ask([ANN])
     assert alias not in ask([ANN], {})
 
@@ -83,8 +86,12 @@ def test_a_name_of_another_edit_is_no_alias(ask):
 def test_those_whom_the_model_knows_are_asked_whom_they_lead_to(ask):
     table = {**TABLE, "The spouse of Eve is": ("Ann",), "The spouse of Gus is": ("Hal",)}
     questions = ask([ANN], table, drawn=("Eve", "Gus"))
-    eve = ("The birthplace of the spouse of Eve is", "The life of the partner of Eve began in")
-    gus = ("The birthplace of the spouse of Gus is", "The life of the partner of Gus began in")
+    eve = (
+        "The spouse of Eve was born in",
+        "The birthplace of the partner of Eve is",
+        "The life of the spouse of Eve began in",
+    )
+    gus = ("The spouse of Gus was born in", "The birthplace of the partner of Gus is")
     assert Question(0, "Ann", eve) in questions
     assert Question(-1, "Gus", gus) in questions
     assert not any("Eve" in str(question) for question in ask([ANN], table))
@@ -99,18 +106,22 @@ def test_a_name_whose_own_fact_is_edited_leads_where_its_edit_says(ask):
 def test_an_edit_owns_its_questions_through_the_entity_that_names_its_subject(ask):
     through = [q for q in ask([ANN]) if q.owner == 0 and any("Bob" in prompt for prompt in q.prompts)]
     assert [q.subject for q in through] == ["Ann"]
-    assert through[0].prompts == ("The birthplace of the spouse of Bob is", "The life of the partner of Bob began in")
+    assert through[0].prompts == (
+        "The spouse of Bob was born in",
+        "The birthplace of the partner of Bob is",
+        "The life of the spouse of Bob began in",
+    )
     assert [q for q in ask([ANN], {}) if "Bob" in str(q)] == []
 
 
 def test_a_subject_at_the_start_is_written_with_a_capital(ask):
-    first = replace(ANN, phrasings=("{} was born in",))
+    first = replace(ANN, phrasings=())
     prompts = [prompt for q in ask([first]) if q.owner == 0 for prompt in q.prompts if "Bob" in prompt]
     assert prompts == ["The spouse of Bob was born in"]
 
 
 def test_the_question_about_whom_the_subject_leads_back_to_is_disowned(ask):
-    rival = Question(-1, "Bob", ("The birthplace of Bob is", "The life of Bob began in"))
+    rival = Question(-1, "Bob", ("Bob was born in", "The birthplace of Bob is", "The life of Bob began in"))
     assert rival in ask([ANN])
     one_way = {**TABLE, "The spouse of Ann is": ("Eve",)}
     bob = replace(ANN, edit_id="bob", subject="Bob", mentions=(), target_new="Rome")

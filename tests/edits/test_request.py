@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from mega_pl.edits import ALIAS, EditCase, EditRequest, Mention, Probe
+from mega_pl.edits import ALIAS, EditCase, EditRequest, Mention, Probe, Query, RippleTest
 
 FIELDS = {
     "edit_id": "2",
@@ -149,16 +149,56 @@ def test_malformed_probes_are_refused(changes, error, message):
         probe(**changes)
 
 
+def test_query_holds_the_names_of_every_entity():
+    asked = Query(prompt="p", answers=(("Ann", "Annie"), ("7",)))
+    assert asked.answers == (("Ann", "Annie"), ("7",))
+    assert len({asked, Query(prompt="p", answers=(("Ann", "Annie"), ("7",)))}) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "error", "message"),
+    [
+        (" ", (("a",),), ValueError, "`prompt` must not be blank"),
+        ("p", (), ValueError, "`answers` of query 'p' must give every entity a name, but got"),
+        ("p", (("a",), ()), ValueError, "`answers` of query 'p' must give every entity a name, but got"),
+        ("p", (("a", " "),), ValueError, "`answers` of query 'p' must not be blank"),
+        ("p", ("a",), TypeError, "`answers` of query 'p' must be a tuple, but got str"),
+        ("p", ((3,),), TypeError, "`answers` of query 'p' must be a str, but got int"),
+    ],
+)
+def test_malformed_queries_are_refused(prompt, answers, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        Query(prompt=prompt, answers=answers)
+
+
+def test_ripple_test_asks_any_query_unless_told():
+    asked = Query(prompt="p", answers=(("a",),))
+    test = RippleTest(axis="Forgetfulness", queries=(asked,))
+    assert (test.conditions, test.every, test.filterable) == ((), False, True)
+    assert hash(test) == hash(RippleTest(axis="Forgetfulness", queries=(asked,), every=False))
+
+
+def test_ripple_tests_need_a_query_and_a_known_axis():
+    with pytest.raises(ValueError, match="`queries` of a test of Forgetfulness must hold at least one query"):
+        RippleTest(axis="Forgetfulness", queries=())
+    with pytest.raises(ValueError, match=r"^`axis` must be one of Relation_Specificity, .*, but got 'Spec'"):
+        RippleTest(axis="Spec", queries=(Query(prompt="p", answers=(("a",),)),))  # type: ignore[arg-type]
+
+
 def test_case_holds_its_prompts():
     case = EditCase(request=request(), paraphrase_prompts=("Yasuda is incredible at",), subject_aliasing=(probe(),))
     assert case.paraphrase_prompts == ("Yasuda is incredible at",)
     assert case.subject_aliasing == (probe(),)
     assert case.neighborhood_prompts == ()
-    assert case.compositionality_1 == ()
+    assert case.attribute_prompts == case.generation_prompts == ()
+    assert case.compositionality_1 == case.locality == case.portability == ()
+    assert case.ripple == ()
     assert hash(case) == hash(dataclasses.replace(case))
 
 
-@pytest.mark.parametrize("name", ["paraphrase_prompts", "neighborhood_prompts"])
+@pytest.mark.parametrize(
+    "name", ["paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts"]
+)
 @pytest.mark.parametrize(("value", "error"), [(["p"], TypeError), ("p", TypeError), (("",), ValueError)])
 def test_malformed_prompts_of_a_case_are_refused(name, value, error):
     with pytest.raises(error, match=f"^`{name}` of edit '2' must"):

@@ -1,0 +1,175 @@
+"""The bank of phrasings, and that no edit is fitted on what its evaluation asks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from statistics import median
+
+import pytest
+
+from mega_pl.data import evaluation_prompts, phrasings_for, with_phrasings
+from mega_pl.data.paraphrases import templates
+from mega_pl.data.popular import CLOZES
+from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleTest
+
+REQUEST = EditRequest(
+    edit_id="1",
+    prompt="{} is from",
+    subject="Ann Lee",
+    target_new="Oslo",
+    target_true="Bern",
+    relation="P19",
+)
+BANK = templates()["P19"]
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text.lower()).strip()
+
+
+def leaks(cases: Iterable[EditCase]) -> list[tuple[str, str]]:
+    """Fit phrasings that an evaluation prompt of their case is, or ends in; the slow way."""
+    return [
+        (template, prompt)
+        for case in cases
+        for template in case.request.phrasings
+        for prompt in evaluation_prompts(case)
+        if plain(prompt)[-len(plain(template.replace("{}", case.request.subject))) :]
+        == plain(template.replace("{}", case.request.subject))
+    ]
+
+
+@pytest.mark.parametrize("relation", templates())
+def test_every_relation_has_six_phrasings_that_end_before_the_object(relation: str) -> None:
+    phrasings = templates()[relation]
+    assert len({plain(template) for template in phrasings}) == len(phrasings) >= 6
+    for template in phrasings:
+        assert template.count("{}") == 1
+        assert template == " ".join(template.split())
+        assert re.search(r"(\w|,|A:|\})$", template), template
+        assert not template.endswith((" a", " an", "{}")), template
+
+
+def test_no_phrasing_stands_for_two_relations() -> None:
+    every = [plain(template) for phrasings in templates().values() for template in phrasings]
+    assert len(every) == len(set(every))
+
+
+def test_the_bank_covers_the_relations_of_popular() -> None:
+    assert {identifier or name for name, (identifier, _) in CLOZES.items()} <= set(templates())
+    assert {plain(cloze) for _, cloze in CLOZES.values()}.isdisjoint(
+        plain(template) for phrasings in templates().values() for template in phrasings
+    )
+
+
+def test_the_bank_covers_the_relations_of_counterfact(counterfacts: Sequence[EditCase]) -> None:
+    relations = {case.request.relation for case in counterfacts}
+    assert len(relations) == 34
+    assert relations <= set(templates())
+
+
+def test_own_phrasings_come_first_and_a_models_last() -> None:
+    request = replace(REQUEST, phrasings=("{} hails from", "{}  HAILS from"))
+    found = phrasings_for(request, exclude=(), rewrite=lambda _: ["{} grew up in", "{} hails from"])
+    assert found == ("{} hails from", *BANK, "{} grew up in")
+
+
+def test_an_unknown_relation_has_its_own_phrasings_only() -> None:
+    assert phrasings_for(replace(REQUEST, relation="P0", phrasings=("{} hails from",)), exclude=()) == (
+        "{} hails from",
+    )
+    assert phrasings_for(replace(REQUEST, relation=""), exclude=()) == ()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "The birthplace of Ann Lee is",
+        "the BIRTHPLACE of  Ann Lee is ",
+        "A dog barked. The birthplace of Ann Lee is",
+        "Whoever knows knows that the birthplace of ann lee is",
+    ],
+)
+def test_what_an_evaluation_asks_is_left_out(prompt: str) -> None:
+    assert phrasings_for(REQUEST, exclude=[prompt]) == tuple(t for t in BANK if t != "The birthplace of {} is")
+
+
+@pytest.mark.parametrize("prompt", ["The birthplace of Tom Roe is", "The birthplace of Ann Lee is not", "birthplace"])
+def test_other_questions_leave_nothing_out(prompt: str) -> None:
+    assert phrasings_for(REQUEST, exclude=[prompt]) == BANK
+
+
+def test_every_field_of_a_case_is_looked_at() -> None:
+    prompts = [template.replace("{}", REQUEST.subject) for template in BANK]
+    probe, asked = Probe(prompt=prompts[0], answers=("x",)), Query(prompt=prompts[0], answers=(("x",),))
+    conditioned = Probe(prompt="p", answers=("x",), condition_prompt=prompts[0], condition_answers=("y",))
+    other = Query(prompt="p", answers=(("x",),))
+    fields = {
+        **dict.fromkeys(
+            ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts"), (prompts[0],)
+        ),
+        **dict.fromkeys(
+            (
+                "relation_specificity",
+                "compositionality_1",
+                "compositionality_2",
+                "subject_aliasing",
+                "locality",
+                "portability",
+            ),
+            (probe,),
+        ),
+    }
+    cases = [EditCase(request=REQUEST, **{name: value}) for name, value in fields.items()]  # type: ignore[arg-type]
+    cases.append(EditCase(request=REQUEST, subject_aliasing=(conditioned,)))
+    cases.append(EditCase(request=REQUEST, ripple=(RippleTest(axis="Forgetfulness", queries=(other, asked)),)))
+    cases.append(
+        EditCase(request=REQUEST, ripple=(RippleTest(axis="Forgetfulness", queries=(other,), conditions=(asked,)),))
+    )
+    for case in with_phrasings(cases):
+        assert case.request.phrasings == BANK[1:]
+
+
+def test_only_the_phrasings_of_a_case_change() -> None:
+    case = EditCase(request=REQUEST, paraphrase_prompts=("Ann Lee came from",))
+    (rich,) = with_phrasings([case])
+    assert rich == replace(case, request=replace(REQUEST, phrasings=BANK))
+    assert with_phrasings([rich]) == [rich]
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "middle"), [("counterfact", 7, 8), ("rippleedits", 6, 7), ("knowedit", 6, 7), ("zsre", 0, 0)]
+)
+def test_no_real_edit_is_fitted_on_what_its_evaluation_asks(
+    real_cases: dict[str, list[EditCase]], name: str, least: int, middle: int
+) -> None:
+    rich = with_phrasings(real_cases[name])
+    assert leaks(rich) == []
+    counts = [len(case.request.phrasings) for case in rich]
+    assert (min(counts), median(counts)) == (least, middle)
+
+
+def test_a_leak_would_be_seen(counterfacts: Sequence[EditCase]) -> None:
+    leaky = []
+    for case in counterfacts:
+        prompt = case.paraphrase_prompts[0].split(". ")[-1]
+        if prompt.count(case.request.subject) == 1:
+            template = prompt.replace(case.request.subject, "{}")
+            leaky.append(replace(case, request=replace(case.request, phrasings=(template,))))
+    assert len(leaks(leaky)) >= len(leaky) > 500
+    assert leaks(with_phrasings(leaky)) == []
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_no_lab_edit_is_fitted_on_what_its_evaluation_asks(split: str) -> None:
+    from mega_pl.lab.data import LabDataModule  # a room above
+
+    data = LabDataModule(split=split)  # type: ignore[arg-type]
+    data.setup("fit")
+    assert leaks(with_phrasings(data.cases)) == []
+    asked = {case.request.edit_id: set(map(plain, evaluation_prompts(case))) for case in data.cases}
+    for case in data.cases:  # as the lab writes them
+        own = {plain(template.replace("{}", case.request.subject)) for template in case.request.phrasings}
+        assert own.isdisjoint(asked[case.request.edit_id])
