@@ -60,7 +60,10 @@ class Corpus:
         paths: dict[tuple[str, str], list[TwoHop]] = {}
         for hop in world.two_hops:
             paths.setdefault((hop.first, hop.second), []).append(hop)
-        self.paths = list(paths.values())  # drawn evenly: few people have a spouse, everybody has a country
+        self.facts: dict[str, list[Fact]] = {}
+        for fact in world.facts:
+            self.facts.setdefault(fact.relation, []).append(fact)
+        self.paths = list(paths.values())  # paths and relations are drawn evenly, or the rare ones are never learnt
 
     def __iter__(self) -> Iterator[Document]:
         kinds, weights = list(self.kinds), list(self.kinds.values())
@@ -167,13 +170,14 @@ class Corpus:
     def consequence(self) -> tuple[Fact, str, str, str]:
         """A fact, the object it is told to have, and a question with its answer if that were so."""
         hops = self.world.second_hops
-        fact = self.random.choice(self.world.facts)
-        while fact.relation not in hops and self.random.random() < 0.5:
-            fact = self.random.choice(self.world.facts)
+        relation = self.random.choice(list(self.facts))
+        while relation not in hops and self.random.random() < 0.3:
+            relation = self.random.choice(list(self.facts))
+        fact = self.random.choice(self.facts[relation])
         told = fact.object if self.random.random() < 0.25 else self.counterfactual(fact)
         draw = self.random.random()
         seconds = [s for s in hops.get(fact.relation, ()) if (told, s) in self.world.answers]
-        if seconds and draw < 0.4:
+        if seconds and draw < 0.35:
             second = self.random.choice(seconds)
             hop = TwoHop(fact.subject, fact.relation, told, second, self.world.answers[told, second])
             return fact, told, self.ask_two_hop(hop), hop.object

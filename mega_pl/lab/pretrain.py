@@ -307,7 +307,7 @@ class Stage:
     rate: float
 
 
-STAGES = (Stage("broad", 5000, 1.0), Stage("contexts", 900, 0.35), Stage("broad", 420, 0.2))
+STAGES = (Stage("broad", 5000, 1.0), Stage("contexts", 3000, 0.6), Stage("broad", 400, 0.25))
 
 
 def main(args: list[str] | None = None) -> None:

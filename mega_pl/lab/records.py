@@ -87,6 +87,7 @@ class RecordMaker:
         relation, draw = self.world.relations[fact.relation], random.Random(index)
         template = draw.choice(relation.templates)
         first, second = (fill(t, fact.subject) for t in relation.heldout)
+        sources = [fill(t, fact.subject) for t in relation.templates]
         return {
             "case_id": index,
             "pararel_idx": index,
@@ -101,7 +102,8 @@ class RecordMaker:
             "neighborhood_prompts": self._others(relation, fact.object, fact.subject, template, draw),
             "attribute_prompts": self._others(relation, new, fact.subject, template, draw),
             "generation_prompts": [fill(t, fact.subject) for t in relation.heldout] * 5,
-            "source_list": [fill(t, fact.subject) for t in relation.templates],
+            # "The capital of X is" is also how "The city that serves as the capital of X is" ends.
+            "source_list": [s for s in sources if not any(p.lower().endswith(s.lower()) for p in (first, second))],
             "implication_list": list(self._implications(fact)),
             "contrast_list": list(self._contrasts(fact)),
             "mention_list": list(self._mentions(fact)),

@@ -130,7 +130,7 @@ def test_readers_keep_every_edit_with_its_tests(maker: RecordMaker, cases: list[
     assert [case.request.edit_id for case in cases] == [str(i) for i in range(len(maker.edits))]
     for case in cases:
         assert len(case.paraphrase_prompts) == 2
-        assert len(case.request.phrasings) == 6
+        assert len(case.request.phrasings) in (5, 6)  # a held-out phrasing may end with one of them
         assert not set(prompts_of(case)) & set(case.request.phrasings)
     for axis in ("relation_specificity", "compositionality_1", "compositionality_2", "subject_aliasing"):
         assert sum(bool(getattr(case, axis)) for case in cases) >= 20, axis
