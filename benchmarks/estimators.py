@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from mega_pl import Backbone, EditBank, Site
-from mega_pl.data.prompts import PromptConfig, expand
+from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.edits import Gate
 from mega_pl.edits.storage import write_text
@@ -24,6 +24,7 @@ from mega_pl.functional.discriminant import Discriminant
 from mega_pl.lab import model_path
 from mega_pl.lab.data import LabDataModule
 from mega_pl.metrics import Row, score_sake
+from mega_pl.refining import RefineConfig, refine
 
 COLUMNS = ("acc", "gen", "di", "dii", "ci", "cii", "sa")
 
@@ -33,19 +34,23 @@ def sites(kind: str, *layers: int) -> list[Site]:
     return [Site.parse(f"{kind}.{layer}") for layer in layers]
 
 
-SWEEP: dict[str, tuple[list[Site], MapConfig]] = {
-    "mean shift, resid_mid 4-7": (sites("resid_mid", 4, 5, 6, 7), MapConfig(estimator="mean_shift")),
-    "mean shift, resid_post 7": (sites("resid_post", 7), MapConfig(estimator="mean_shift")),
-    "transport, resid_mid 4-6": (sites("resid_mid", 4, 5, 6), MapConfig()),
-    "transport, resid_mid 4-7": (sites("resid_mid", 4, 5, 6, 7), MapConfig()),
-    "transport, resid_mid 6-7": (sites("resid_mid", 6, 7), MapConfig()),
-    "transport, resid_mid 7": (sites("resid_mid", 7), MapConfig()),
-    "transport, attn_out 4-7": (sites("attn_out", 4, 5, 6, 7), MapConfig()),
-    "transport, resid_post 7 (SAKE's place)": (sites("resid_post", 7), MapConfig()),
-    "transport, resid_mid 6-7, resid_post 7": (sites("resid_mid", 6, 7) + sites("resid_post", 7), MapConfig()),
-    "transport, resid_post 7, rank 8": (sites("resid_post", 7), MapConfig(rank=8)),
-    "transport, resid_post 7, rank 99 %": (sites("resid_post", 7), MapConfig(rank=0.99, max_rank=64)),
-    "transport, resid_post 7, ridge 0.1": (sites("resid_post", 7), MapConfig(regularization=0.1)),
+LAST, MIDDLE = sites("resid_post", 7), sites("resid_mid", 4, 5, 6, 7)
+
+SWEEP: dict[str, tuple[list[Site], MapConfig, RefineConfig]] = {
+    "mean shift, resid_mid 4-7": (MIDDLE, MapConfig(estimator="mean_shift"), RefineConfig()),
+    "mean shift, resid_post 7": (LAST, MapConfig(estimator="mean_shift"), RefineConfig()),
+    "transport, attn_out 4-7": (sites("attn_out", 4, 5, 6, 7), MapConfig(), RefineConfig()),
+    "transport, resid_mid 4-6": (MIDDLE[:3], MapConfig(), RefineConfig()),
+    "transport, resid_mid 4-7": (MIDDLE, MapConfig(), RefineConfig()),
+    "transport, resid_mid 6-7": (MIDDLE[2:], MapConfig(), RefineConfig()),
+    "transport, resid_post 7 (SAKE's place)": (LAST, MapConfig(), RefineConfig()),
+    "transport, resid_mid 4-7 and resid_post 7": (MIDDLE + LAST, MapConfig(), RefineConfig()),
+    "transport, resid_mid 4-7, rank 8": (MIDDLE, MapConfig(rank=8), RefineConfig()),
+    "transport, resid_mid 4-7, rank 99 %": (MIDDLE, MapConfig(rank=0.99, max_rank=64), RefineConfig()),
+    "transport, resid_mid 4-7, ridge 0.1": (MIDDLE, MapConfig(regularization=0.1), RefineConfig()),
+    "transport, resid_post 7, ridge 0.1": (LAST, MapConfig(regularization=0.1), RefineConfig()),
+    "gradient alone, resid_mid 6": (sites("resid_mid", 6), MapConfig(estimator="none"), RefineConfig(steps=25)),
+    "transport, resid_mid 4-7, then gradient": (MIDDLE, MapConfig(), RefineConfig(steps=10)),
 }
 
 
@@ -80,13 +85,21 @@ def main(args: list[str] | None = None) -> None:
 
 
 def rows_of(
-    backbone: Backbone, data: LabDataModule, tests: list[Test], where: list[Site], config: MapConfig
+    backbone: Backbone,
+    data: LabDataModule,
+    tests: list[Test],
+    where: list[Site],
+    config: MapConfig,
+    refining: RefineConfig,
 ) -> list[Row]:
     """Fit all edits and ask all tests, each of the edit that it belongs to."""
-    maps = fit_maps(backbone, [expand(request, PromptConfig()) for request in data.requests], where, config)
+    requests, prompts = data.requests, PromptConfig()
+    maps = fit_maps(backbone, [expand(request, prompts) for request in requests], where, config)
+    own = [phrasings(request, prompts) for request in requests]
+    maps = refine(backbone, requests, own, maps, config.strength, refining)
     closed = Gate(Discriminant(torch.zeros(1), torch.ones(1, 1)), torch.zeros(0, 1), torch.zeros(0).long(), 1.0)
     bank = EditBank(
-        requests=tuple(data.requests),
+        requests=tuple(requests),
         maps={site: stack([of_edit[site] for of_edit in maps]) for site in sorted(where)},
         gate=closed,
         gate_layers=(0,),

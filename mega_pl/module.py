@@ -1,6 +1,6 @@
 """Fitting edits as a Lightning fit: a frozen backbone, edits as training batches, tests as validation batches."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
@@ -100,6 +100,21 @@ class MegaModule(L.LightningModule):
         """Where edits steer, in the order of a forward pass."""
         return sorted(self.chosen_sites or default_sites(self.backbone))
 
+    def steer_at(self, sites: Sequence[Site]) -> None:
+        """Steer at other sites, as a callback may decide before the fit.
+
+        Raises:
+            ValueError: If the backbone lacks one, or edits have been fitted at others.
+        """
+        self.backbone.check_sites(sites)
+        fitted = {site for _, maps in self.fitted.values() for site in maps}
+        if fitted and fitted != set(sites):
+            raise ValueError(
+                f"`sites` must be those of the edits fitted so far, {', '.join(map(str, sorted(fitted)))}, "
+                f"but got {', '.join(map(str, sites))}; start a new fit."
+            )
+        self.chosen_sites = sorted(sites)
+
     def setup(self, stage: str) -> None:
         """Load the backbone and refuse sites that it lacks, before any work."""
         self.backbone.check_sites(self.sites)
@@ -197,12 +212,14 @@ class MegaModule(L.LightningModule):
             edit_id: {str(site): vars(transport) for site, transport in maps.items()}
             for edit_id, (_, maps) in self.fitted.items()
         }
+        checkpoint["sites"] = [str(site) for site in self.sites]
         checkpoint["requests"] = [asdict(request) for request, _ in self.fitted.values()]
         if self.bank is not None:
             checkpoint["bank"] = {"config": bank_config(self.bank), "tensors": bank_tensors(self.bank)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from what had been fitted."""
+        self.chosen_sites = [Site.parse(site) for site in checkpoint["sites"]]
         requests = {fields["edit_id"]: request_from(fields) for fields in checkpoint["requests"]}
         self.fitted = {
             edit_id: (requests[edit_id], {Site.parse(site): Transport(**parts) for site, parts in maps.items()})

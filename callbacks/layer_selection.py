@@ -1,0 +1,76 @@
+"""Choosing the layers of a fit by attribution, before it starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ..attribution.figures import draw_contrast
+from ..attribution.selection import Selection, SelectionConfig, select
+from ..data.datamodule import EditDataModule
+from ..editors.protocol import Editor
+from ..module import MegaModule
+
+
+class AttributionLayerSelection(L.Callback):
+    """Contrast successful with failed edits of some editors and steer where their attention differs.
+
+    The contrast is made of edits of its own, cached by backbone, so that most fits only read it. The run's folder gets
+    ``attribution.json`` and ``figures/contrast.png``, and TensorBoard the table and the figure.
+
+    Args:
+        data: The edits of the contrast; none of them may be among those that are fitted.
+        editors: Who makes them.
+        config: How layers are chosen.
+        cache: Folder of the cache; by default ``$MEGA_PL_CACHE`` or ``~/.cache/mega_pl``.
+        folder: Where the run lives; by default the Trainer's ``default_root_dir``.
+    """
+
+    def __init__(
+        self,
+        data: EditDataModule,
+        editors: Sequence[Editor],
+        config: SelectionConfig | None = None,
+        cache: str | None = None,
+        folder: str | None = None,
+    ) -> None:
+        self.data, self.editors, self.config = data, list(editors), config or SelectionConfig()
+        self.cache = None if cache is None else Path(cache)
+        self.folder = folder
+        self.selection: Selection | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Choose the sites and hand them to the module."""
+        if stage != "fit" or not isinstance(pl_module, MegaModule):
+            return
+        self.data.setup("fit")
+        self._check_disjoint(trainer)
+        selection = select(pl_module.backbone, self.editors, self.data.cases, self.config, cache=self.cache)
+        pl_module.steer_at(selection.sites)
+        self.selection = selection
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record why the sites were chosen."""
+        if self.selection is None or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        self.selection.save(Path(self.folder or trainer.default_root_dir))
+        print(f"\n{self.selection.table()}")
+        figure = draw_contrast(self.selection.contrast, [site.layer for site in self.selection.sites])
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("attribution", self.selection.table())
+                logger.experiment.add_figure("attribution/contrast", figure)
+
+    def _check_disjoint(self, trainer: L.Trainer) -> None:
+        fitted = getattr(trainer, "datamodule", None)
+        if not isinstance(fitted, EditDataModule):
+            return
+        fitted.setup("fit")
+        judged = {(request.subject, request.filled) for request in fitted.requests}
+        for request in self.data.requests:
+            if (request.subject, request.filled) in judged:
+                raise ValueError(
+                    f"edits of the contrast must not be fitted too, but {request.edit_id!r} ({request.filled!r}) is; "
+                    "take another split or other records."
+                )
