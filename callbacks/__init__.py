@@ -1,6 +1,7 @@
 """Lightning callbacks, imported as `mega_pl.callbacks`."""
 
 from .bank_checkpoint import BankCheckpoint
+from .layer_selection import AttributionLayerSelection
 from .result_table import ResultTable
 
-__all__ = ["BankCheckpoint", "ResultTable"]
+__all__ = ["AttributionLayerSelection", "BankCheckpoint", "ResultTable"]

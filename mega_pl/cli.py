@@ -1,13 +1,23 @@
-"""The command line: ``fit``, ``validate`` and ``test`` by Lightning, ``--help`` on each."""
+"""The command line: ``fit``, ``validate`` and ``test`` by Lightning, ``attribute`` and ``compare``, all with help."""
 
 import sys
 
 import lightning as L
 import torch
+from jsonargparse import auto_cli
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from mega_pl.commands import attribute, compare
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.module import MegaModule
+
+VERBS = {"attribute": attribute, "compare": compare}
+"""Commands that are no Lightning loop."""
+
+
+DESCRIPTION = (
+    f"Fit and judge edits of facts. Beside these subcommands there are {' and '.join(VERBS)}, with --help."
+)
 
 
 class MegaCLI(LightningCLI):
@@ -38,14 +48,19 @@ def _line(message: str) -> str:
 def main(args: ArgsType = None) -> None:
     """Run a command; a mistake of the caller ends it in one line."""
     torch.set_float32_matmul_precision("highest")
+    words = sys.argv[1:] if args is None else args
+    verb = VERBS.get(words[0]) if isinstance(words, list) and words else None
     try:
+        if verb is not None:
+            auto_cli(verb, args=words[1:], as_positional=False, prog=f"{sys.argv[0]} {words[0]}")
+            return
         MegaCLI(
             MegaModule,
             EditDataModule,
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"default_env": True},
+            parser_kwargs={"default_env": True, "description": DESCRIPTION},
             trainer_class=L.Trainer,
             args=args,
         )

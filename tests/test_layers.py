@@ -20,9 +20,11 @@ ROOMS = [
     "editors",
     "evaluation",
     "attribution",
+    "comparison",
     "lab",
     "module",
     "callbacks",
+    "commands",
     "cli",
 ]
 LEVEL = {room: level for level, room in enumerate(ROOMS)}

@@ -80,7 +80,7 @@ class Selection:
         return "\n".join([*lines, "", f"Successes and failures: {', '.join(groups)}."]) + "\n"
 
     def save(self, folder: Path) -> None:
-        """Write ``attribution.json`` and ``figures/contrast.png``."""
+        """Write ``attribution.json``, ``attribution.md`` and ``figures/contrast.png``."""
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         fields = {
             "format_version": FORMAT_VERSION,
@@ -90,6 +90,7 @@ class Selection:
             "contrast": self.contrast.to_json(),
         }
         write_text(folder / "attribution.json", json.dumps(fields, indent=1) + "\n")
+        write_text(folder / "attribution.md", self.table())
         figure = draw_contrast(self.contrast, [site.layer for site in self.sites])
         figure.savefig(folder / "figures" / "contrast.png", dpi=150)
 

@@ -1,6 +1,21 @@
-"""One torchmetrics class a measure, grouped by protocol; a protocol never shares a column with another."""
+"""One torchmetrics class a measure, grouped by protocol; a protocol never shares a column with another.
 
-from mega_pl.metrics.functional import bootstrap_interval, first_token_hit, first_token_hits, specificity_hits
+The measures of ROME, EasyEdit, RippleEdits and of free generation are in modules of those names.
+"""
+
+from mega_pl.metrics.easyedit import easyedit_metrics
+from mega_pl.metrics.functional import (
+    bootstrap_interval,
+    edit_means,
+    first_token_hit,
+    first_token_hits,
+    harmonic_mean,
+    specificity_hits,
+)
+from mega_pl.metrics.generation import generation_metrics
+from mega_pl.metrics.means import MacroMean
+from mega_pl.metrics.rippleedits import rippleedits_metrics
+from mega_pl.metrics.rome import rome_metrics
 from mega_pl.metrics.sake import (
     CI,
     CII,
@@ -16,7 +31,8 @@ from mega_pl.metrics.sake import (
     SuccessRate,
     sake_metrics,
 )
-from mega_pl.metrics.scores import Row, Score, score_sake
+from mega_pl.metrics.sake_scores import Row, common_rows, literal_sa, score_sake
+from mega_pl.metrics.scores import Score
 
 __all__ = [
     "CI",
@@ -29,13 +45,22 @@ __all__ = [
     "Acc",
     "Gen",
     "HitRate",
+    "MacroMean",
     "Row",
     "Score",
     "Spec",
     "SuccessRate",
     "bootstrap_interval",
+    "common_rows",
+    "easyedit_metrics",
+    "edit_means",
     "first_token_hit",
     "first_token_hits",
+    "generation_metrics",
+    "harmonic_mean",
+    "literal_sa",
+    "rippleedits_metrics",
+    "rome_metrics",
     "sake_metrics",
     "score_sake",
     "specificity_hits",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -75,16 +75,83 @@ def specificity_hits(new: Tensor, true: Tensor, bare_new: Tensor, bare_true: Ten
     Raises:
         ValueError: if the shapes differ or a value is not a number.
     """
-    named = {"new": new, "true": true, "bare_new": bare_new, "bare_true": bare_true}
-    for name, values in named.items():
-        if values.ndim != 1 or values.shape != new.shape:
+    check_columns("probabilities", {"new": new, "true": true, "bare_new": bare_new, "bare_true": bare_true})
+    return new < true, bare_new <= bare_true
+
+
+def check_columns(what: str, columns: dict[str, Tensor]) -> None:
+    """Refuse columns that are not of one length, or that hold nan.
+
+    Args:
+        what: what the columns hold, for the message.
+        columns: tensors (N,) by name.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    first, shape = next((name, tuple(values.shape)) for name, values in columns.items())
+    for name, values in columns.items():
+        if values.ndim != 1 or values.shape != shape:
             raise ValueError(
-                f"`{name}` must have the shape (N,) of `new`, but got {tuple(values.shape)} and {tuple(new.shape)}."
+                f"`{name}` must have the shape (N,) of `{first}`, but got {tuple(values.shape)} and {shape}."
             )
         if values.isnan().any():
-            index = int(values.isnan().int().argmax())
-            raise ValueError(f"`{name}` must hold probabilities, but got nan at index {index}.")
-    return new < true, bare_new <= bare_true
+            raise ValueError(f"`{name}` must hold {what}, but got nan at index {int(values.isnan().int().argmax())}.")
+
+
+def mask_of(name: str, mask: Tensor | None, length: int) -> Tensor:
+    """The mask of tests on the CPU, where strings are judged; None stands for every test.
+
+    Raises:
+        TypeError: if the mask is not boolean.
+        ValueError: if it has not one entry a test.
+    """
+    if mask is None:
+        return torch.ones(length, dtype=torch.bool)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"`{name}` must be boolean, but got {mask.dtype}.")
+    if mask.shape != (length,):
+        raise ValueError(f"`{name}` must have shape ({length},), one entry a test, but got {tuple(mask.shape)}.")
+    return mask.cpu()
+
+
+def edit_means(outcomes: Tensor, edits: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """Mean outcome of each edit's tests, so that every edit counts once however many tests it has.
+
+    >>> edit_means(torch.tensor([1.0, 0.0, 1.0]), ["b", "b", "a"])
+    (tensor([1.0000, 0.5000], dtype=torch.float64), ['a', 'b'])
+
+    Args:
+        outcomes: (N,) outcome of each test, boolean or a number.
+        edits: N edit ids.
+
+    Returns:
+        (E,) float64 means on the CPU, and the E edit ids that they belong to, sorted.
+
+    Raises:
+        ValueError: if the lengths differ or an outcome is nan.
+    """
+    check_columns("outcomes", {"outcomes": outcomes})
+    if len(outcomes) != len(edits):
+        raise ValueError(f"`outcomes` and `edits` must be equally long, but got {len(outcomes)} and {len(edits)}.")
+    group, n_groups = _indices(edits)
+    values = outcomes.cpu().double()
+    sums = torch.zeros(n_groups, dtype=torch.float64).index_add_(0, group, values)
+    return sums / torch.bincount(group, minlength=n_groups), sorted(set(edits))
+
+
+def arithmetic_mean(values: Tensor) -> Tensor:
+    """Mean over the last dimension of the values that are there; nan stands for a missing one."""
+    return values.nanmean(dim=-1)
+
+
+def harmonic_mean(values: Tensor) -> Tensor:
+    """Harmonic mean n / Σ 1/x over the last dimension: 0 where a value is 0, nan where one is missing.
+
+    >>> harmonic_mean(torch.tensor([[1.0, 0.5], [1.0, 0.0]]))
+    tensor([0.6667, 0.0000])
+    """
+    return values.shape[-1] / values.reciprocal().sum(dim=-1)
 
 
 def bootstrap_interval(
@@ -95,12 +162,13 @@ def bootstrap_interval(
     parts: Sequence[str] | None = None,
     samples: int = 1000,
     level: float = 0.95,
+    combine: Callable[[Tensor], Tensor] = arithmetic_mean,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean whose values come in groups.
 
     Tests of one edit succeed and fail together, so that whole edits are drawn with replacement, not tests (cluster
-    bootstrap; Davison and Hinkley 1997, section 3.8). With `parts`, the statistic is the mean over parts of each
-    part's mean, all parts seeing the same draw of edits; a part that a draw misses is left out of that draw.
+    bootstrap; Davison and Hinkley 1997, section 3.8). With `parts`, the statistic combines the means of the parts,
+    all parts seeing the same draw of edits; the mean of a part that a draw misses is nan.
 
     Args:
         values: N outcomes.
@@ -109,6 +177,7 @@ def bootstrap_interval(
         parts: N part names, here metrics; None puts all values into one part.
         samples: number of draws.
         level: share of the draws inside the interval, in (0, 1).
+        combine: maps the means (samples, P) of P parts to statistics (samples,); draws without one (nan) are left out.
 
     Returns:
         The lower and the upper end; (nan, nan) without values. A single group gives an interval of no width.
@@ -139,13 +208,13 @@ def bootstrap_interval(
     draws = torch.randint(n_groups, (samples, n_groups), generator=torch.Generator().manual_seed(seed))
     times = torch.zeros(samples, n_groups, dtype=torch.float64)
     times.scatter_add_(1, draws, torch.ones((), dtype=torch.float64).expand_as(draws))
-    means = (times @ sums / (times @ counts)).nanmean(dim=1)  # 0/0 is a part that the draw misses
+    statistics = combine(times @ sums / (times @ counts))  # 0/0 is a part that the draw misses
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = means.quantile(ends).tolist()
+    low, high = statistics.nanquantile(ends).tolist()
     return low, high
 
 
 def _indices(names: Sequence[str]) -> tuple[Tensor, int]:
     """The place of each name among the sorted distinct ones, and how many there are."""
     place = {name: i for i, name in enumerate(sorted(set(names)))}
-    return torch.tensor([place[name] for name in names]), len(place)
+    return torch.tensor([place[name] for name in names], dtype=torch.long), len(place)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from mega_pl.metrics.functional import first_token_hits, specificity_hits
+from mega_pl.metrics.functional import first_token_hits, mask_of, specificity_hits
 
 
 class SuccessRate(Metric):
@@ -67,7 +67,7 @@ class HitRate(SuccessRate):
             ValueError: if the lengths differ.
             TypeError: if `kept` is not boolean.
         """
-        self._count(first_token_hits(predictions, answers), _mask("kept", kept, len(predictions)))
+        self._count(first_token_hits(predictions, answers), mask_of("kept", kept, len(predictions)))
 
 
 class Acc(HitRate):
@@ -84,7 +84,7 @@ class Acc(HitRate):
     def update(self, predictions: Sequence[str], answers: Sequence[Sequence[str]], kept: Tensor | None = None) -> None:
         """Count a batch, as `HitRate.update` does."""
         hits = first_token_hits(predictions, answers, empty_counts=self.empty_counts)
-        self._count(hits, _mask("kept", kept, len(predictions)))
+        self._count(hits, mask_of("kept", kept, len(predictions)))
 
 
 class Gen(HitRate):
@@ -134,7 +134,7 @@ class RS(HitRate):
             silent: (N,) bool, True where no gate opened. Needed by the literal form and only read there.
         """
         hits = _forgive(first_token_hits(predictions, answers), silent, self.literal)
-        self._count(hits, _mask("kept", kept, len(predictions)))
+        self._count(hits, mask_of("kept", kept, len(predictions)))
 
 
 class SA(HitRate):
@@ -192,20 +192,9 @@ def sake_metrics() -> MetricCollection:
     return MetricCollection({name: metric() for name, metric in SAKE_METRICS.items()}, compute_groups=False)
 
 
-def _mask(name: str, mask: Tensor | None, length: int) -> Tensor:
-    """The mask on the CPU, where strings are judged; None stands for every test."""
-    if mask is None:
-        return torch.ones(length, dtype=torch.bool)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"`{name}` must be boolean, but got {mask.dtype}.")
-    if mask.shape != (length,):
-        raise ValueError(f"`{name}` must have shape ({length},), one entry a test, but got {tuple(mask.shape)}.")
-    return mask.cpu()
-
-
 def _forgive(hits: Tensor, silent: Tensor | None, literal: bool) -> Tensor:
     if not literal:
         return hits
     if silent is None:
         raise ValueError("`silent` must be given to a literal metric, but got None; pass it, or set `literal=False`.")
-    return hits | _mask("silent", silent, len(hits)).to(hits.device)
+    return hits | mask_of("silent", silent, len(hits)).to(hits.device)

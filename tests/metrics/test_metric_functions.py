@@ -4,7 +4,14 @@ import random
 import pytest
 import torch
 
-from mega_pl.metrics import bootstrap_interval, first_token_hit, first_token_hits, specificity_hits
+from mega_pl.metrics import (
+    bootstrap_interval,
+    edit_means,
+    first_token_hit,
+    first_token_hits,
+    harmonic_mean,
+    specificity_hits,
+)
 
 
 @pytest.mark.parametrize(
@@ -116,3 +123,57 @@ def test_interval_of_nothing_is_nan_and_of_certainty_a_point():
 def test_a_part_that_a_draw_misses_is_left_out():
     low, high = bootstrap_interval([1.0, 1.0], ["a", "b"], parts=["x", "y"], seed=0)
     assert (low, high) == (1.0, 1.0)
+
+
+def test_edit_means_are_the_slow_ones():
+    rng = random.Random(0)
+    edits = [str(rng.randrange(7)) for _ in range(50)]
+    outcomes = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    means, names = edit_means(outcomes, edits)
+    assert names == sorted(set(edits))
+    for name, mean in zip(names, means.tolist(), strict=True):
+        own = [value for value, edit in zip(outcomes.tolist(), edits, strict=True) if edit == name]
+        assert mean == pytest.approx(sum(own) / len(own))
+    assert edit_means(torch.tensor([True, False]), ["a", "a"])[0].tolist() == [0.5]
+    assert edit_means(torch.zeros(0), [])[0].shape == (0,)
+
+
+def test_a_macro_mean_is_not_a_micro_mean():
+    outcomes, edits = torch.tensor([1.0, 0.0, 0.0, 0.0]), ["a", "b", "b", "b"]
+    assert edit_means(outcomes, edits)[0].mean() == 0.5
+    assert outcomes.mean() == 0.25
+
+
+def test_harmonic_mean_is_below_the_arithmetic_one():
+    values = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(harmonic_mean(values), 3 / (1 / values[:, 0] + 1 / values[:, 1] + 1 / values[:, 2]))
+    assert (harmonic_mean(values) <= values.mean(-1)).all()
+    assert harmonic_mean(torch.tensor([0.0, 1.0, 1.0])) == 0
+    assert math.isnan(harmonic_mean(torch.tensor([math.nan, 1.0])))
+
+
+def test_interval_of_a_harmonic_mean_is_that_of_a_slow_bootstrap():
+    rng = random.Random(0)
+    values = {(str(edit), part): rng.random() ** 2 for edit in range(25) for part in "ab"}
+    groups, parts = zip(*values, strict=True)
+    found = bootstrap_interval(list(values.values()), groups, parts=parts, seed=1, combine=harmonic_mean)
+    draws = []
+    for _ in range(2000):
+        drawn = rng.choices(range(25), k=25)
+        a, b = (sum(values[str(edit), part] for edit in drawn) / 25 for part in "ab")
+        draws.append(2 * a * b / (a + b))
+    draws.sort()
+    assert found == pytest.approx((draws[50], draws[-51]), abs=0.02)
+    assert found != bootstrap_interval(list(values.values()), groups, parts=parts, seed=1)
+
+
+def test_a_harmonic_mean_leaves_out_draws_that_miss_a_part():
+    low, high = bootstrap_interval([1.0, 0.5], ["a", "b"], parts=["x", "y"], seed=0, combine=harmonic_mean)
+    assert low == high == pytest.approx(2 / 3)
+
+
+def test_refusals_of_edit_means():
+    with pytest.raises(ValueError, match="`outcomes` and `edits` must be equally long, but got 2 and 1"):
+        edit_means(torch.ones(2), ["a"])
+    with pytest.raises(ValueError, match="`outcomes` must hold outcomes, but got nan at index 1"):
+        edit_means(torch.tensor([0.0, math.nan]), ["a", "a"])

@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 from typing import Any, get_args
 
 import pytest
+import torch
 
 from mega_pl.data.sake import SakeMetric, Test
-from mega_pl.metrics import SAKE_METRICS, Row, Score, score_sake
+from mega_pl.metrics import SAKE_METRICS, Row, Score, common_rows, literal_sa, sake_metrics, score_sake
 
 COUNTS = {"acc": 1, "gen": 2, "spec": 4, "di": 1, "dii": 1, "ci": 2, "cii": 1, "rs": 3, "sa": 1}
 TOKENS = (" S", " Sweden", " Nor", " the", "")
@@ -177,6 +178,72 @@ def test_other_planted_mistakes_are_seen():
     assert all(plain(score_sake(bare_for_edited))[name] != right[name] for name in COUNTS if name != "spec")
     assert all(plain(score_sake(new_for_true))[name] != right[name] for name in ("spec", "ci", "rs"))
     assert all(plain(score_sake(other_edit))[name] != right[name] for name in ("ci", "cii", "rs", "sa"))
+
+
+def test_scores_agree_with_the_metric_classes():
+    rows = random_rows(8)
+    scores = score_sake(rows)
+    took = {r.test.edit_id: r.new_probability > r.true_probability for r in rows if r.test.metric == "acc"}
+    metrics = sake_metrics()
+    for name, metric in metrics.items():
+        own = [r for r in rows if r.test.metric == name]
+        if name == "spec":
+            names = ("new_probability", "true_probability", "bare_new", "bare_true")
+            metric.update(*torch.tensor([[getattr(r, n) for r in own] for n in names], dtype=torch.float64))
+        else:
+            free = name in ("acc", "gen", "di", "dii")
+            kept = torch.tensor([free or (took[r.test.edit_id] and r.knows) for r in own])
+            metric.update([r.prediction for r in own], [r.test.answers for r in own], kept)
+        assert metric.compute().item() == pytest.approx(scores[name].value)
+        assert metric.n == scores[name].n
+
+
+def test_literal_forms_count_silent_gates():
+    rows = random_rows(9, edits=60)
+    plain_scores, literal = score_sake(rows), score_sake(rows, literal=True)
+    for name in SAKE_METRICS:
+        own = [r for r in rows if r.test.metric == name]
+        if name == "spec":
+            kept = [r for r in own if r.bare_new <= r.bare_true]
+            expected = sum(not r.fired or r.new_probability < r.true_probability for r in kept) / len(kept)
+            assert literal[name].value == pytest.approx(expected)
+        assert (literal[name].value > plain_scores[name].value) == (name in ("spec", "rs"))
+        assert literal[name].n == plain_scores[name].n
+        assert literal[name].bare == plain_scores[name].bare
+
+
+def test_sa_as_the_notebook_has_it():
+    rows = [row("acc"), *(row("sa", knows=False, prediction=p) for p in (" Sweden", " Norway", " Norway"))]
+    forced = [replace(r, prediction=p) for r, p in zip(rows, (" x", " Sweden", " Sweden", " Norway"), strict=True)]
+    assert score_sake(rows)["sa"].n == 0
+    score = score_sake(literal_sa(rows, forced))["sa"]
+    assert (score.value, score.n) == (0.5, 2)  # mostly a measure of the gate: what it lets through of what it could
+    with pytest.raises(ValueError, match="`forced` must hold the tests of `rows` in their order, but got others"):
+        literal_sa(rows, [*forced[1:], row("acc", "2")])
+
+
+def test_methods_share_the_tests_that_all_keep():
+    rng = random.Random(0)
+    first = random_rows(10, edits=40)
+    second = [replace(r, new_probability=rng.random(), prediction=rng.choice(TOKENS)) for r in first]
+    third = [r for r in second if r.test.edit_id != "7"]
+    common = common_rows({"a": first, "b": second, "c": third})
+    scores = {method: score_sake(rows) for method, rows in common.items()}
+    for name in SAKE_METRICS:
+        assert len({of_method[name].n for of_method in scores.values()}) == 1, name
+    assert all(r.test.edit_id != "7" for rows in common.values() for r in rows)
+    assert scores["a"]["ci"].n < score_sake(first)["ci"].n
+    assert scores["a"]["acc"].n == score_sake(first)["acc"].n - 1
+
+    # An edit that took in one method only is left out of what depends on it, and of nothing else.
+    took = {name: {r.test.edit_id: r.new_probability > r.true_probability for r in rows if r.test.metric == "acc"}
+            for name, rows in {"a": first, "b": second}.items()}  # fmt: skip
+    asked = {r.test.edit_id for r in common["b"] if r.test.metric == "rs"}
+    assert asked <= {edit for edit in took["a"] if took["a"][edit] and took["b"][edit]}
+    assert {r.test.edit_id for r in common["a"] if r.test.metric == "gen"} == set(took["a"]) - {"7"}
+    assert common_rows({"a": first})["a"] == [r for r in first if r in common_rows({"a": first})["a"]]
+    assert plain(score_sake(common_rows({"a": first})["a"])) == plain(score_sake(first))
+    assert common_rows({}) == {}
 
 
 def test_refusals():

@@ -15,11 +15,13 @@ from mega_pl.backbone import Backbone, Site
 from mega_pl.data import read_jsonl
 from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test, sake_tests
-from mega_pl.edits import EditBank, GateConfig
+from mega_pl.editors.protocol import Edited, Editor
+from mega_pl.edits import BankUse, EditBank, GateConfig
 from mega_pl.evaluation import Mode, ask, routing
+from mega_pl.evaluation.sake import ask_bare, ask_edited, sake_row
 from mega_pl.fitting import MapConfig, fit_maps, make_bank
 from mega_pl.functional import Transport
-from mega_pl.metrics import Row
+from mega_pl.metrics import Row, score_sake
 
 MODES: tuple[Mode, ...] = ("gate", "oracle", "forced")
 LAYERS = (1, 3)
@@ -195,3 +197,88 @@ def test_routing_counts_right_wrong_and_silent() -> None:
         "spec": {"right": 0.5, "wrong_edit": 0.5, "silent": 0.5, "n": 2},
         "rs": {"right": 0.0, "wrong_edit": 0.0, "silent": 0.0, "n": 0},
     }
+
+
+class Banked(Edited):
+    """A bank in force, routed as it is told; what any routing editor offers."""
+
+    def __init__(self, use: BankUse) -> None:
+        self.use = use
+        self.routed: list[tuple[object, bool]] = []
+
+    def route(self, edits: Sequence[str | None] | None = None, *, forced: bool = False) -> None:
+        self.use.fixed = None if edits is None else [-1 if e is None else self.use.bank.index(e) for e in edits]
+        self.use.forced = forced
+        self.routed.append((edits, forced))
+
+    @property
+    def fired(self) -> list[str | None]:
+        return self.use.fired
+
+
+def test_any_edited_model_can_be_asked_what_a_bank_is(setting: Setting) -> None:
+    bare = ask_bare(setting.backbone, setting.tests)
+    for mode in MODES:
+        with setting.bank.apply(setting.backbone) as use:
+            edited = Banked(use)
+            answers = ask_edited(setting.backbone, edited, setting.tests, mode=mode)
+            assert (use.fixed, use.forced) == (None, False)  # routed as before
+        rows = [sake_row(*columns) for columns in zip(setting.tests, bare, answers, strict=True)]
+        if mode == "oracle":  # the gate's nearest questions nearly tie on a random model
+            assert_close(rows, ask(setting.backbone, setting.bank, setting.tests, [mode])[mode])
+        assert {edits is None for edits, _ in edited.routed[:-1]} == {mode != "oracle"}
+        assert {forced for _, forced in edited.routed[:-1]} == {mode == "forced"}
+
+
+def test_routing_is_left_alone_unless_a_mode_is_named(setting: Setting) -> None:
+    with setting.bank.apply(setting.backbone, forced=True) as use:
+        edited = Banked(use)
+        answers = ask_edited(setting.backbone, edited, setting.tests)
+    assert edited.routed == []
+    assert all(answer.fired for answer in answers)
+
+
+def test_editors_without_a_gate(setting: Setting, editors: Sequence[Editor]) -> None:
+    backbone, requests = setting.backbone, list(setting.bank.requests)
+    bare = ask_bare(backbone, setting.tests)
+    for editor in editors:
+        with editor.edit(backbone, requests) as edited:
+            answers = ask_edited(backbone, edited, setting.tests)
+            for test, answer in zip(setting.tests, answers, strict=True):
+                prompt = edited.prompt(test.prompt)
+                chances, _ = forward(backbone, prompt, {})
+                for found, o in ((answer.new, test.new), (answer.true, test.true)):
+                    expected = float(chances[backbone.answer_ids(prompt, o)[0]])
+                    assert found == pytest.approx(expected, rel=1e-3)
+        rows = [sake_row(*columns) for columns in zip(setting.tests, bare, answers, strict=True)]
+        assert {row.fired for row in rows} == {""}
+        assert all(row.new_probability == row.bare_new for row in rows) is (editor.name == "idle")
+        assert score_sake(rows)["acc"].n == len(requests)
+
+
+def test_a_bare_model_knows_a_condition_if_it_gives_its_answer(setting: Setting) -> None:
+    prompts = ("Rome is a city in", "He was born in the city of")
+    said = [token(setting.backbone, forward(setting.backbone, prompt, {})[0]).strip() for prompt in prompts]
+    asked = Test(edit_id="a", metric="ci", prompt="Rome is", answers=("x",), new="Rome", true="Paris")
+    tests = [
+        replace(asked, condition_prompt=prompt, condition_answers=(answer,))
+        for prompt in prompts
+        for answer in (f"{said[prompts.index(prompt)]} and more", "other")
+    ]
+    assert all(said)
+    assert [answer.knows for answer in ask_bare(setting.backbone, tests)] == [True, False, True, False]
+    assert ask_bare(setting.backbone, [asked])[0].knows
+
+
+def test_literal_ids_are_those_without_the_space(setting: Setting) -> None:
+    backbone = setting.backbone
+    plain, literal = (ask_bare(backbone, setting.tests, literal_ids=flag) for flag in (False, True))
+    for test, usual, answer in zip(setting.tests, plain, literal, strict=True):
+        if test.metric != "acc":
+            assert answer == usual
+            continue
+        chances, _ = forward(backbone, test.prompt, {})
+        first = backbone.tokenizer(test.new)["input_ids"][0]
+        assert first != backbone.answer_ids(test.prompt, test.new)[0]
+        assert answer.new == pytest.approx(float(chances[first]), rel=1e-3)
+        assert (answer.prediction, answer.knows) == (usual.prediction, usual.knows)

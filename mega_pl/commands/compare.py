@@ -1,0 +1,201 @@
+"""``train.py compare``: the table of a knowledge-editing paper, for any editors, backbones, data and protocols."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from mega_pl.backbone import Backbone
+from mega_pl.backbone.backbone import Dtype
+from mega_pl.comparison import Mode, Result, compare_editors
+from mega_pl.data.datamodule import EditDataModule
+from mega_pl.editors import Editor
+from mega_pl.edits.storage import write_text
+from mega_pl.evaluation import PROTOCOLS
+from mega_pl.fitting import versions
+from mega_pl.lab import model_path
+
+ProtocolName = Literal["sake", "rome", "easyedit", "rippleedits", "generation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """A model to edit.
+
+    Args:
+        model_name_or_path: ``lab-gpt2``, ``lab-llama``, a folder, or a name on the Hugging Face hub.
+        revision: Branch, tag or commit on the hub.
+        dtype: Of the weights.
+        device_map: Where Accelerate puts the weights.
+    """
+
+    model_name_or_path: str
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    device_map: str | None = None
+
+    def load(self) -> Backbone:
+        """The model under the name that the config gives it."""
+        backbone = Backbone.from_pretrained(
+            model_path(self.model_name_or_path),
+            revision=self.revision,
+            dtype=self.dtype,
+            device_map=self.device_map,
+        )
+        backbone.name = self.model_name_or_path
+        return backbone
+
+
+def compare(
+    backbones: list[BackboneConfig],
+    data: dict[str, EditDataModule],
+    editors: dict[str, Editor],
+    folder: str,
+    protocols: Sequence[ProtocolName] = ("sake",),
+    modes: Sequence[Mode] = ("single", "together"),
+) -> None:
+    """Judge every editor on the same edits and prompts, beside the bare model.
+
+    Writes ``metrics.json``, ``cases.jsonl`` (a row for every test), ``table.md``, ``table.tex`` and
+    ``figures/comparison.png``. Answers are kept in ``answers/``: the same command goes on where it was stopped.
+
+    Args:
+        backbones: Models to edit.
+        data: Edits and their tests, by the name of the data set in tables.
+        editors: Editors by their names in tables; their settings must suit every backbone.
+        folder: Where the results are written.
+        protocols: Who judges.
+        modes: One edit at a time, all together, or the first 1, 10, 100 and all.
+    """
+    out = Path(folder)
+    for module in data.values():
+        module.setup("fit")
+    found: list[tuple[Backbone, Result]] = []
+    for config in backbones:
+        backbone = config.load()
+        for name, module in data.items():
+            judges = [PROTOCOLS[protocol] for protocol in protocols]
+            results = compare_editors(backbone, name, module.cases, editors, judges, modes, out / "answers")
+            found += [(backbone, result) for result in results]
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    metrics = {"format_version": 1, "versions": versions(), "results": [_entry(*pair) for pair in found]}
+    write_text(out / "metrics.json", json.dumps(metrics, ensure_ascii=False, indent=1) + "\n")
+    write_text(out / "cases.jsonl", "".join(_lines(*pair) for pair in found))
+    table = "\n".join(markdown(block) for block in blocks(found))
+    write_text(out / "table.md", table)
+    write_text(out / "table.tex", "\n".join(latex(block) for block in blocks(found)))
+    draw(blocks(found)).savefig(out / "figures" / "comparison.png", dpi=150)
+    print(f"\n{table}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/comparison.png")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table: the editors under one protocol.
+
+    Args:
+        title: Of the table.
+        columns: The protocol's measures.
+        rows: By method the value of each measure.
+        tests: Number of tests, or edits, of each measure.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: dict[str, tuple[float, ...]]
+    tests: tuple[int, ...]
+
+
+def blocks(found: Sequence[tuple[Backbone, Result]]) -> list[Block]:
+    """The results as tables, the bare model first."""
+    groups: dict[str, list[Result]] = {}
+    for backbone, result in found:
+        title = f"{backbone.name}, {result.data}, {result.protocol}: {result.edits} edits, {result.mode}"
+        groups.setdefault(title, []).append(result)
+    tables = []
+    for title, results in groups.items():
+        scores = results[0].scores
+        columns = tuple(scores)
+        rows = {"bare model": tuple(scores[column].bare for column in columns)}
+        rows |= {result.editor: tuple(result.scores[column].value for column in columns) for result in results}
+        tables.append(Block(title, columns, rows, tuple(scores[column].n for column in columns)))
+    return tables
+
+
+def markdown(block: Block) -> str:
+    """A table in Markdown."""
+    lines = [f"| {block.title} | " + " | ".join(block.columns) + " |", "| --- |" + " --- |" * len(block.columns)]
+    lines += [f"| {name} | " + " | ".join(map(_shown, values)) + " |" for name, values in block.rows.items()]
+    lines.append("| tests | " + " | ".join(map(str, block.tests)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def latex(block: Block) -> str:
+    """A table in LaTeX, for booktabs."""
+    escape = str.maketrans({"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#"})
+    rows = [(name, *map(_shown, values)) for name, values in block.rows.items()]
+    body = "\n".join(" & ".join(cell.translate(escape) for cell in row) + r" \\" for row in rows)
+    head = " & ".join(("", *(column.translate(escape) for column in block.columns)))
+    return (
+        f"% {block.title}\n\\begin{{tabular}}{{l{'r' * len(block.columns)}}}\n\\toprule\n"
+        f"{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    )
+
+
+def draw(tables: Sequence[Block]) -> Figure:
+    """A heat map for each table: methods by measures, each number in its cell."""
+    heights = [1.1 + 0.3 * len(block.rows) for block in tables]
+    width = max(5.0, 2.2 + 0.75 * max(len(block.columns) for block in tables))
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+    for axes, block in zip(
+        figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0], tables, strict=True
+    ):
+        values = [[min(max(v, 0.0), 1.0) if math.isfinite(v) else 0.5 for v in row] for row in block.rows.values()]
+        axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
+        for y, row in enumerate(block.rows.values()):
+            for x, value in enumerate(row):
+                axes.text(x, y, _shown(value), ha="center", va="center", fontsize=7)
+        axes.set_xticks(range(len(block.columns)), block.columns, fontsize=7, rotation=20)
+        axes.set_yticks(range(len(block.rows)), list(block.rows), fontsize=8)
+        axes.set_title(block.title, fontsize=9)
+    return figure
+
+
+def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:
+    return {
+        "backbone": backbone.name,
+        "backbone_fingerprint": backbone.fingerprint,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "data": result.data,
+        "mode": result.mode,
+        "edits": result.edits,
+        "method": result.editor,
+        "protocol": result.protocol,
+        "metrics": {
+            name: {"value": _finite(s.value), "n": s.n, "ci95": [_finite(x) for x in s.ci95], "bare": _finite(s.bare)}
+            for name, s in result.scores.items()
+        },
+    }
+
+
+def _lines(backbone: Backbone, result: Result) -> str:
+    head = {
+        "backbone": backbone.name,
+        "data": result.data,
+        "mode": result.mode,
+        "edits": result.edits,
+        "method": result.editor,
+        "protocol": result.protocol,
+    }
+    return "".join(json.dumps(head | row, ensure_ascii=False) + "\n" for row in result.rows)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"

@@ -1,0 +1,33 @@
+"""Ways to edit facts behind one small protocol: contexts that edit a backbone and give it back bit-exact."""
+
+from mega_pl.editors.covariance import CovarianceConfig, second_moments
+from mega_pl.editors.ft import FineTuning, FineTuningConfig
+from mega_pl.editors.ike import Ike, IkeConfig
+from mega_pl.editors.mega import Mega, MegaConfig
+from mega_pl.editors.memit import Memit, MemitConfig
+from mega_pl.editors.protocol import Edited, Editor
+from mega_pl.editors.rome import Rome, RomeConfig
+from mega_pl.editors.sake import Sake, SakeConfig
+from mega_pl.editors.texts import TextConfig
+from mega_pl.editors.values import ValueConfig
+
+__all__ = [
+    "CovarianceConfig",
+    "Edited",
+    "Editor",
+    "FineTuning",
+    "FineTuningConfig",
+    "Ike",
+    "IkeConfig",
+    "Mega",
+    "MegaConfig",
+    "Memit",
+    "MemitConfig",
+    "Rome",
+    "RomeConfig",
+    "Sake",
+    "SakeConfig",
+    "TextConfig",
+    "ValueConfig",
+    "second_moments",
+]

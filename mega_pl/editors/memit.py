@@ -1,0 +1,153 @@
+"""MEMIT: many associations written into the MLP projections of several blocks at once (arXiv:2210.07229)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from mega_pl.backbone import Backbone, Site, record, steer
+from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
+from mega_pl.editors.covariance import CovarianceConfig, KeyCovariance, key_covariances
+from mega_pl.editors.protocol import Edited, Editor, check_requests
+from mega_pl.editors.values import ValueConfig, find_shift
+from mega_pl.editors.weights import Projection, restored
+from mega_pl.edits import EditRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemitConfig:
+    """Settings of MEMIT.
+
+    Args:
+        layers: 0-based blocks whose MLP projections are edited, ascending; the output of the last is what is aimed at.
+        value: How the aim is found.
+        covariance: The inputs that the edits should spare.
+        spare: Weight of these inputs against the edits' own, in tokens.
+    """
+
+    layers: tuple[int, ...]
+    value: ValueConfig = field(default_factory=lambda: ValueConfig(clamp=0.75, contexts=((10, 5),)))
+    covariance: CovarianceConfig = field(default_factory=CovarianceConfig)
+    spare: float = 15000.0
+
+    def __post_init__(self) -> None:
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(
+                f"`layers` must be one or more different blocks in ascending order, but got {self.layers}."
+            )
+        if not self.spare > 0:
+            raise ValueError(f"`spare` must be above 0, but got {self.spare}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Memit(Editor):
+    """Writes all facts together, spread over the projections W of some blocks.
+
+    For each edit the output z of the last block at the subject's last token is found that makes the model say the new
+    object. Then, for the i-th of n blocks, with K (F, E) the edits' inputs of its projection, C the second moment of
+    inputs, and R (D, E) what is left between z and the output as it is by now (algorithm 1 of arXiv:2210.07229):
+
+        W <- W + R / (n - i) K^T (spare * C + K K^T)^{-1}.
+    """
+
+    name: ClassVar[str] = "memit"
+    config: MemitConfig
+    _known: "WeakKeyDictionary[Backbone, _Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+
+    @contextmanager
+    def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
+        """Put edits into force; see `Editor`.
+
+        Raises:
+            ValueError: If the requests do not go together, there is no such block, or the MLP does not write straight
+                into the stream.
+            FloatingPointError: If an edit would leave a weight that is not finite.
+        """
+        check_requests(requests)
+        if backbone.layout.post_norms:
+            raise ValueError(
+                f"MEMIT must be given a model whose MLP writes straight into the stream, but {backbone.name!r} "
+                "normalises in between; use ROME."
+            )
+        projections = {layer: Projection.of(backbone, layer) for layer in self.config.layers}
+        if backbone not in self._known:
+            self._known[backbone] = _Known.of(backbone, self.config)
+        with restored(projection.weight for projection in projections.values()):
+            _insert(backbone, projections, requests, self._known[backbone], self.config)
+            yield Edited()
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is the same for all edits of a backbone."""
+
+    contexts: tuple[str, ...]
+    covariances: dict[int, KeyCovariance]
+
+    @classmethod
+    def of(cls, backbone: Backbone, config: MemitConfig) -> "_Known":
+        contexts = sample_contexts(backbone, config.value.contexts, config.value.seed)
+        return cls(contexts, key_covariances(backbone, config.layers, config.covariance))
+
+
+def _insert(
+    backbone: Backbone,
+    projections: dict[int, Projection],
+    requests: Sequence[EditRequest],
+    known: _Known,
+    config: MemitConfig,
+) -> None:
+    asked = [Asked.of(request, known.contexts) for request in requests]
+    site = Site(config.layers[-1], "resid_post")
+
+    @contextmanager
+    def shifted(shift: Tensor, positions: Tensor) -> Iterator[None]:
+        with steer(backbone.model, {site: lambda h: h + shift.to(h)}, positions):
+            yield
+
+    _, start = _at_subjects(backbone, [], site, asked)
+    shifts = [
+        find_shift(backbone, request, known.contexts, config.value, h, shifted)
+        for request, h in zip(requests, start, strict=True)
+    ]
+    aim = start.double() + torch.stack(shifts).double()
+    for i, (layer, projection) in enumerate(projections.items()):
+        (keys,), now = _at_subjects(backbone, [projection], site, asked)
+        residual = (aim - now.double()) / (len(projections) - i)
+        projection.add(residual.T @ _adjusted(keys, known.covariances[layer], config.spare).T)
+
+
+def _adjusted(keys: Tensor, covariance: KeyCovariance, spare: float) -> Tensor:
+    """``(spare * C + K K^T)^{-1} K`` (F, E) for keys (E, F): by Woodbury's identity the solve that counts is E wide."""
+    solved = covariance.solve(keys.T) / spare
+    inside = keys.to(solved) @ solved
+    adjusted: Tensor = torch.linalg.solve(torch.eye(len(inside)).to(inside) + inside, solved, left=False)
+    return adjusted
+
+
+@torch.no_grad()
+def _at_subjects(
+    backbone: Backbone, projections: Sequence[Projection], site: Site, asked: Sequence[Asked]
+) -> tuple[list[Tensor], Tensor]:
+    """Each projection's inputs (E, F) and the site's values (E, D), for each edit at its subject's last token.
+
+    Inputs are half from the bare prompt and half from its mean after the contexts; values are from the bare prompt.
+    """
+    keys: list[list[Tensor]] = [[] for _ in projections]
+    states = []
+    for one in asked:
+        encoded = backbone.encode(one.texts)
+        positions = subject_positions(backbone, one.texts, one.subject_ends)
+        tokens = (torch.arange(len(positions)), positions)
+        with ExitStack() as stack, record(backbone.model, [site], positions) as state:
+            seen = [stack.enter_context(projection.record(tokens)) for projection in projections]
+            backbone.model.base_model(**encoded.inputs, use_cache=False)
+        states.append(state[site][0])
+        for of_projection, found in zip(keys, seen, strict=True):
+            wide = found.keys.double()
+            of_projection.append(torch.stack([wide[0], (wide[1:] if len(wide) > 1 else wide).mean(0)]).mean(0))
+    return [torch.stack(of_projection) for of_projection in keys], torch.stack(states)

@@ -1,0 +1,104 @@
+"""ROME: one association written into one MLP projection (arXiv:2202.05262)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mega_pl.backbone import Backbone
+from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
+from mega_pl.editors.covariance import CovarianceConfig, KeyCovariance, key_covariances
+from mega_pl.editors.protocol import Edited, Editor, check_requests
+from mega_pl.editors.values import ValueConfig, find_shift
+from mega_pl.editors.weights import Projection, restored
+from mega_pl.edits import EditRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class RomeConfig:
+    """Settings of ROME.
+
+    Args:
+        layer: 0-based block whose MLP projection is edited.
+        value: How the new value is found.
+        covariance: The inputs that the edit should spare; None lets it act along the subject's own key (EasyEdit).
+    """
+
+    layer: int
+    value: ValueConfig = field(default_factory=ValueConfig)
+    covariance: CovarianceConfig | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Rome(Editor):
+    """Writes one fact after another into the projection W of one block, each on the weights that the last one left.
+
+    With C the second moment of the projection's inputs, k the mean over contexts of its input at the subject's last
+    token, and k0 and v0 its input and output there in the bare prompt (Eq. 2 of arXiv:2202.05262):
+
+        u = C^{-1} k / |C^{-1} k|,    W <- W + d u^T / (k0 . u),
+
+    d the shift that makes the model say the new object. In the bare prompt the output is then v0 + d.
+    """
+
+    name: ClassVar[str] = "rome"
+    config: RomeConfig
+    _known: "WeakKeyDictionary[Backbone, _Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+
+    @contextmanager
+    def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
+        """Put edits into force; see `Editor`.
+
+        Raises:
+            ValueError: If the requests do not go together, or there is no such block.
+            FloatingPointError: If an edit would leave a weight that is not finite.
+        """
+        check_requests(requests)
+        projection = Projection.of(backbone, self.config.layer)
+        if backbone not in self._known:
+            self._known[backbone] = _Known.of(backbone, self.config)
+        with restored([projection.weight]):
+            for request in requests:
+                _insert(backbone, projection, request, self._known[backbone], self.config.value)
+            yield Edited()
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is the same for all edits of a backbone."""
+
+    contexts: tuple[str, ...]
+    covariance: KeyCovariance | None
+
+    @classmethod
+    def of(cls, backbone: Backbone, config: RomeConfig) -> "_Known":
+        contexts = sample_contexts(backbone, config.value.contexts, config.value.seed)
+        if config.covariance is None:
+            return cls(contexts, None)
+        return cls(contexts, key_covariances(backbone, [config.layer], config.covariance)[config.layer])
+
+
+def _insert(
+    backbone: Backbone, projection: Projection, request: EditRequest, known: _Known, config: ValueConfig
+) -> None:
+    keys, values = _at_subject(backbone, projection, Asked.of(request, known.contexts))
+    shift = find_shift(backbone, request, known.contexts, config, values[0], projection.shifted)
+    mean = keys.double().mean(0)
+    direction = mean if known.covariance is None else known.covariance.solve(mean[:, None])[:, 0]
+    direction = F.normalize(direction, dim=0)
+    projection.add(torch.outer(shift.double() / (keys[0].double() @ direction), direction))
+
+
+@torch.no_grad()
+def _at_subject(backbone: Backbone, projection: Projection, asked: Asked) -> tuple[Tensor, Tensor]:
+    """Inputs (C, F) and outputs (C, D) of a projection at the subject's last token."""
+    encoded = backbone.encode(asked.texts)
+    positions = subject_positions(backbone, asked.texts, asked.subject_ends)
+    with projection.record((torch.arange(len(positions)), positions)) as seen:
+        backbone.model.base_model(**encoded.inputs, use_cache=False)
+    return seen.keys, seen.values

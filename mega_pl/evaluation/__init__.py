@@ -1,0 +1,28 @@
+"""Asking the bare and the edited model the tests of a protocol, and scoring what they answer."""
+
+from mega_pl.evaluation.batching import BARE
+from mega_pl.evaluation.forcing import TeacherForced, teacher_forced
+from mega_pl.evaluation.protocols import EASYEDIT, GENERATION, PROTOCOLS, RIPPLEEDITS, ROME, SAKE, Protocol
+from mega_pl.evaluation.sake import Mode, ask, routing
+from mega_pl.evaluation.trials import Trial
+from mega_pl.evaluation.writing import Continuation, Sampling, continuations
+
+__all__ = [
+    "BARE",
+    "EASYEDIT",
+    "GENERATION",
+    "PROTOCOLS",
+    "RIPPLEEDITS",
+    "ROME",
+    "SAKE",
+    "Continuation",
+    "Mode",
+    "Protocol",
+    "Sampling",
+    "TeacherForced",
+    "Trial",
+    "ask",
+    "continuations",
+    "routing",
+    "teacher_forced",
+]

@@ -1,0 +1,207 @@
+"""Asking the tests of SAKE's protocol: the first token after each prompt, and the chances of both objects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mega_pl.backbone import Backbone
+from mega_pl.data.sake import Test
+from mega_pl.editors.protocol import Edited
+from mega_pl.edits import BankUse, EditBank
+from mega_pl.evaluation.batching import BARE, batches, encoded_ids
+from mega_pl.evaluation.forcing import answer_ids
+from mega_pl.metrics import Row, first_token_hit
+
+Mode = Literal["gate", "oracle", "forced"]
+"""Who routes: the gate; an oracle that knows what each test is about; the gate without the choice to stay silent."""
+
+UNTOUCHED = frozenset({"spec", "rs"})
+"""Measures whose prompts no edit should answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers to one test.
+
+    Args:
+        prediction: Decoded argmax token after the prompt.
+        new: Probability of the new object's first token after the prompt.
+        true: The same for the true object.
+        knows: Whether the bare model hits the test's condition; True where there is none, or of an edited model.
+        fired: The edit that the prompt got; "" if none did or edits are not routed.
+    """
+
+    prediction: str
+    new: float
+    true: float
+    knows: bool = True
+    fired: str = ""
+
+
+def ask_bare(backbone: Backbone, tests: Sequence[Test], *, literal_ids: bool = False) -> list[Answer]:
+    """Ask tests, and the conditions that they have, of a bare model. Arguments as for `ask_edited`."""
+    return _with_conditions(backbone, tests, ask_edited(backbone, BARE, tests, literal_ids=literal_ids))
+
+
+def ask_edited(
+    backbone: Backbone,
+    edited: Edited,
+    tests: Sequence[Test],
+    *,
+    mode: Mode | None = None,
+    literal_ids: bool = False,
+) -> list[Answer]:
+    """Ask tests of a model with edits in force.
+
+    Args:
+        backbone: The model, within its edits.
+        edited: The edits in force; they say how a prompt is asked.
+        tests: What to ask.
+        mode: Who routes; None leaves the routing as it is. It says nothing where edits are not routed.
+        literal_ids: Take the first ids of the objects without the space before them at the edit prompt, as SAKE's
+            notebooks do when they ask whether an edit took; their ids are not those that the model writes there.
+
+    Returns:
+        An answer for each test.
+
+    Raises:
+        ValueError: If an object merges with its prompt, or a prompt is too long.
+    """
+    lengths = [len(ids) for ids in encoded_ids(backbone, [edited.prompt(test.prompt) for test in tests])]
+    answers: dict[int, Answer] = {}
+    for batch in batches(lengths):
+        asked = [tests[i] for i in batch]
+        if mode is not None:
+            edited.route(_oracle(asked) if mode == "oracle" else None, forced=mode == "forced")
+        answers.update(zip(batch, _ask(backbone, edited, asked, literal_ids), strict=True))
+    if mode is not None:
+        edited.route()
+    return [answers[i] for i in range(len(tests))]
+
+
+def sake_row(test: Test, bare: Answer, edited: Answer) -> Row:
+    """The row of a test from what both models answer."""
+    return Row(
+        test=test,
+        bare_prediction=bare.prediction,
+        prediction=edited.prediction,
+        bare_new=bare.new,
+        bare_true=bare.true,
+        new_probability=edited.new,
+        true_probability=edited.true,
+        knows=bare.knows,
+        fired=edited.fired,
+    )
+
+
+def ask(backbone: Backbone, bank: EditBank, tests: Sequence[Test], modes: Sequence[Mode]) -> dict[Mode, list[Row]]:
+    """Ask one batch of tests, of the bare model once and of the model with a bank in each mode.
+
+    All are asked in the same batch, so that a row that no edit answers has the bare model's probabilities to the bit.
+
+    Args:
+        backbone: The bare model.
+        bank: The edits.
+        tests: What to ask.
+        modes: Who routes.
+
+    Returns:
+        A row for each test, by mode.
+    """
+    bare = _with_conditions(backbone, tests, _ask(backbone, BARE, tests))
+    rows: dict[Mode, list[Row]] = {}
+    for mode in modes:
+        oracle = _oracle(tests) if mode == "oracle" else None
+        with bank.apply(backbone, edits=oracle, forced=mode == "forced") as use:
+            answers = _ask(backbone, _Banked(use), tests)
+        rows[mode] = [sake_row(*columns) for columns in zip(tests, bare, answers, strict=True)]
+    return rows
+
+
+def routing(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """How the gate routes each kind of prompt: share that goes to the right edit, to a wrong one, and to none.
+
+    For Spec and RS the right edit is none. Tests that the bare model does not know are left out.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for metric in dict.fromkeys(row.test.metric for row in rows):
+        kept = [row for row in rows if row.test.metric == metric and row.knows]
+        right = ["" if metric in UNTOUCHED else row.test.edit_id for row in kept]
+        silent = sum(row.fired == "" for row in kept)
+        hits = sum(row.fired == edit for row, edit in zip(kept, right, strict=True))
+        wrong = sum(row.fired not in ("", edit) for row, edit in zip(kept, right, strict=True))
+        n = max(1, len(kept))
+        table[metric] = {"right": hits / n, "wrong_edit": wrong / n, "silent": silent / n, "n": len(kept)}
+    return table
+
+
+class _Banked(Edited):
+    """A bank in force."""
+
+    def __init__(self, use: BankUse) -> None:
+        self._use = use
+
+    @property
+    def fired(self) -> list[str | None]:
+        """What the bank's gate chose."""
+        return self._use.fired
+
+
+def _oracle(tests: Sequence[Test]) -> list[str | None]:
+    """The edit that each test is about."""
+    return [None if test.metric in UNTOUCHED else test.edit_id for test in tests]
+
+
+def _ask(backbone: Backbone, edited: Edited, tests: Sequence[Test], literal_ids: bool = False) -> list[Answer]:
+    """Ask tests in one batch."""
+    prompts = [edited.prompt(test.prompt) for test in tests]
+    logits = backbone.last_logits(backbone.encode(prompts))
+    fired = edited.fired or [None] * len(tests)
+    new, true = (
+        _chances(logits, _first_ids(backbone, tests, prompts, objects, literal_ids))
+        for objects in ([test.new for test in tests], [test.true for test in tests])
+    )
+    return [
+        Answer(token, new_chance, true_chance, fired=edit or "")
+        for token, new_chance, true_chance, edit in zip(_tokens(backbone, logits), new, true, fired, strict=True)
+    ]
+
+
+def _tokens(backbone: Backbone, logits: Tensor) -> list[str]:
+    """The most probable token of each row, decoded."""
+    return [str(backbone.tokenizer.decode([token])) for token in logits.argmax(-1).tolist()]
+
+
+def _first_ids(
+    backbone: Backbone, tests: Sequence[Test], prompts: list[str], objects: list[str], literal: bool
+) -> list[int]:
+    """The first id of each object after its prompt or, at edit prompts and literally, of the object alone."""
+    ids = [of_object[0] for of_object in answer_ids(backbone, prompts, objects)[0]]
+    if literal:
+        alone = backbone.tokenizer(objects, add_special_tokens=False)["input_ids"]
+        ids = [own[0] if test.metric == "acc" else i for test, own, i in zip(tests, alone, ids, strict=True)]
+    return ids
+
+
+def _chances(logits: Tensor, ids: list[int]) -> list[float]:
+    """Probability of one id a row, after logits (B, V)."""
+    chances = logits.softmax(-1).gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0]
+    return [float(chance) for chance in chances.clamp(max=1.0)]
+
+
+def _with_conditions(backbone: Backbone, tests: Sequence[Test], answers: Sequence[Answer]) -> list[Answer]:
+    """The bare model's answers with what it knows of their conditions."""
+    prompts = list(dict.fromkeys(test.condition_prompt for test in tests if test.condition_prompt))
+    said: dict[str, str] = {}
+    for batch in batches([len(ids) for ids in encoded_ids(backbone, prompts)]):
+        asked = [prompts[i] for i in batch]
+        said.update(zip(asked, _tokens(backbone, backbone.last_logits(backbone.encode(asked))), strict=True))
+    return [
+        replace(answer, knows=first_token_hit(said[test.condition_prompt], test.condition_answers))
+        if test.condition_prompt
+        else answer
+        for answer, test in zip(answers, tests, strict=True)
+    ]

@@ -1,0 +1,158 @@
+import math
+import random
+
+import pytest
+import torch
+
+from mega_pl.functional.text import (
+    Tfidf,
+    find_name,
+    generation_entropy,
+    ngram_entropy,
+    sentence_end,
+    starts_with_name,
+    without_names,
+    words,
+)
+
+SNIPPETS = [
+    "Paris is the capital of France.",
+    "The capital of Italy is Rome; Rome is old.",
+    "A pianist plays the piano.",
+]
+
+
+def random_text(seed, length=60):
+    rng = random.Random(seed)
+    return " ".join(rng.choice(["Rome", "piano", "capital", "the", "a", "is", "old", "unseen"]) for _ in range(length))
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("a b c d e f g h", 2.659093),
+        ("a b a b a b a b", 0.995076),
+        ("the cat sat on the mat and the cat sat", 2.741827),
+        ("word", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_entropy_of_known_texts(text, bits):
+    assert generation_entropy(text) == pytest.approx(bits, abs=5e-7)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_entropy_is_that_of_the_empirical_distribution(n):
+    tokens = random_text(n).split()
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    shares = torch.tensor([grams.count(gram) / len(grams) for gram in set(grams)], dtype=torch.float64)
+    assert ngram_entropy(tokens, n) == pytest.approx(
+        float(torch.distributions.Categorical(shares).entropy()) / math.log(2)
+    )
+
+
+def test_entropy_reacts_to_repetition_and_not_to_the_words():
+    assert generation_entropy("x y z x y z x y z") < generation_entropy("a b c d e f g h i")
+    assert generation_entropy("one two three one") == generation_entropy("four five six four")
+
+
+def test_a_wrong_weight_or_length_gives_other_bits():
+    tokens = ["a", "b"] * 4
+    right = generation_entropy("a b a b a b a b")
+    assert ngram_entropy(tokens, 2) * 2 / 3 + ngram_entropy(tokens, 3) / 3 != pytest.approx(right, abs=1e-4)
+    assert ngram_entropy(tokens, 1) / 3 + ngram_entropy(tokens, 2) * 2 / 3 != pytest.approx(right, abs=1e-4)
+
+
+def test_words_keep_apostrophes_and_part_marks():
+    assert words("Isn't O\u2019Neill (b. 1888) great?\n") == [
+        "Isn't", "O\u2019Neill", "(", "b", ".", "1888", ")", "great", "?",
+    ]  # fmt: skip
+    assert words("東京 é_2") == ["東京", "é_2"]
+
+
+def slow_tfidf(text, documents):
+    """Scikit-learn's defaults, term by term: lower case, words of two characters or more, smooth idf, raw counts."""
+
+    def terms(string):
+        found, word = [], ""
+        for character in string.lower() + " ":
+            if character.isalnum() or character == "_":
+                word += character
+            else:
+                found += [word] if len(word) > 1 else []
+                word = ""
+        return found
+
+    vocabulary = sorted({term for document in documents for term in terms(document)})
+    n = len(documents)
+    idf = [math.log((1 + n) / (1 + sum(term in terms(d) for d in documents))) + 1 for term in vocabulary]
+    return torch.tensor([terms(text).count(term) * w for term, w in zip(vocabulary, idf, strict=True)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cosine_is_that_of_slow_tfidf_vectors(seed):
+    text, other = random_text(seed), " ".join(SNIPPETS)
+    expected = torch.cosine_similarity(slow_tfidf(text, SNIPPETS), slow_tfidf(other, SNIPPETS), dim=0)
+    assert Tfidf.fit(SNIPPETS).cosine(text, other) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_cosine_of_known_values():
+    # idf of scikit-learn 1.x for three documents: "the" stands in all, "rome" in one
+    tfidf = Tfidf.fit(SNIPPETS)
+    assert tfidf.idf["the"] == pytest.approx(1.0)
+    assert tfidf.idf["rome"] == pytest.approx(1 + math.log(2))
+    assert tfidf.weights("Rome ROME a x") == pytest.approx({"rome": 2 * (1 + math.log(2))})
+    assert tfidf.cosine(SNIPPETS[0], SNIPPETS[0]) == pytest.approx(1.0)
+    assert tfidf.cosine("nothing known here", SNIPPETS[0]) == 0.0
+    assert tfidf.cosine("piano", "rome") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "span"),
+    [
+        (" Rome, Italy", ["Rome"], (1, 5)),
+        (" Romeo", ["Rome"], None),
+        (" rome", ["Rome"], None),
+        ("Rome and Rome, Italy", ["Rome, Italy", "Rome"], (0, 4)),
+        ("in Rome, Italy", ["Rome", "Rome, Italy"], (3, 14)),
+        ("住在東京都", ["東京"], (2, 4)),
+        ("a.b", ["a+b", "a.b"], (0, 3)),
+        ("axb", ["a.b"], None),
+        ("Rome", [], None),
+    ],
+)
+def test_names_are_found_whole(text, names, span):
+    assert find_name(text, names) == span
+
+
+def test_a_text_starts_with_a_name_or_does_not():
+    assert starts_with_name("\n Rome", ["Rome"])
+    assert not starts_with_name(" the Rome", ["Rome"])
+    assert not starts_with_name(" ", ["Rome"])
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        (" Rome. It lies", " Rome."),
+        (" in Rome\nIt lies", " in Rome"),
+        ("\n\nRome! Really", "\n\nRome!"),
+        (' "Rome?" he said', ' "Rome?"'),
+        (" 3.5 km", " 3.5 km"),
+        (" Rome...", " Rome..."),
+        ("", ""),
+    ],
+)
+def test_where_the_first_sentence_ends(text, first):
+    assert text[: sentence_end(text)] == first
+
+
+def test_names_are_taken_out_the_longest_first():
+    assert without_names("York, New York and Yorkshire", ["York", "New York"]) == "\n, \n and Yorkshire"
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="`n` must be 1 or more, but got 0"):
+        ngram_entropy(["a"], 0)
+    with pytest.raises(ValueError, match="`documents` must hold at least one text, but got none"):
+        Tfidf.fit([])

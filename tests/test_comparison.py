@@ -1,0 +1,121 @@
+"""Comparing editors: every editor on the same tests, in every mode, and going on where it stopped."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from mega_pl import comparison
+from mega_pl.backbone import Backbone, Site, steer
+from mega_pl.commands.compare import blocks, draw, latex, markdown
+from mega_pl.comparison import compare_editors
+from mega_pl.data import read_jsonl
+from mega_pl.editors import Edited, Editor
+from mega_pl.evaluation import EASYEDIT, SAKE
+
+
+@dataclass(frozen=True)
+class Pushing(Editor):
+    """Moves every prompt's stream by an amount that depends on how many edits are in force."""
+
+    size: float
+    name = "pushing"
+
+    @contextmanager
+    def edit(self, backbone, requests):
+        push = torch.linspace(-1, 1, backbone.width) * self.size * len(requests)
+        with steer(backbone.model, {Site(2, "resid_post"): lambda x: x + push}):
+            yield Edited()
+
+
+EDITORS = {"still": Pushing(0.0), "pushing": Pushing(3.0)}
+PROTOCOLS = [SAKE, EASYEDIT]
+
+
+@pytest.fixture
+def backbone(roomy_folder):
+    return Backbone.from_pretrained(str(roomy_folder("gpt2")))
+
+
+@pytest.fixture
+def cases(edits_file):
+    return read_jsonl(edits_file)
+
+
+@pytest.fixture
+def compared(backbone, cases, tmp_path):
+    """`compared(modes, editors)` compares and returns the results."""
+
+    def run(modes, editors=EDITORS):
+        return list(compare_editors(backbone, "own", cases, editors, PROTOCOLS, modes, tmp_path / "answers"))
+
+    return run
+
+
+def test_every_editor_is_judged_in_every_mode_under_every_protocol(compared):
+    found = [(r.mode, r.edits, r.editor, r.protocol) for r in compared(["single", "together"])]
+    assert found == [
+        (mode, 4, editor, protocol)
+        for mode in ("single", "together")
+        for editor in EDITORS
+        for protocol in ("sake", "easyedit")
+    ]
+
+
+def test_sequential_edits_are_judged_after_one_ten_a_hundred_and_all(compared):
+    assert [r.edits for r in compared(["sequential"], {"still": Pushing(0.0)})] == [1, 1, 4, 4]
+
+
+def test_an_editor_that_does_nothing_scores_as_the_bare_model(compared):
+    for result in compared(["single", "together"], {"still": Pushing(0.0)}):
+        for score in result.scores.values():
+            if score.n:
+                assert score.value == score.bare
+
+
+def test_rows_are_those_of_a_loop_over_edits(compared, backbone, cases):
+    editor = EDITORS["pushing"]
+    single = next(r for r in compared(["single"]) if r.editor == "pushing" and r.protocol == "sake")
+    wanted = []
+    for case in cases:
+        bare = SAKE.bare(backbone, [case])
+        with editor.edit(backbone, [case.request]) as edited:
+            wanted += [row.prediction for row in SAKE.rows(backbone, edited, [case], bare)]
+    assert [row["prediction"] for row in single.rows] == wanted
+    together = next(r for r in compared(["together"]) if r.editor == "pushing" and r.protocol == "sake")
+    assert [row["prediction"] for row in together.rows] != wanted  # control: four pushes are not one
+
+
+def test_a_comparison_goes_on_where_it_stopped(compared, monkeypatch):
+    monkeypatch.setattr(comparison, "CHUNK", 2)
+    whole = compared(["single"])
+
+    class Broken(Pushing):
+        @contextmanager
+        def edit(self, backbone, requests):
+            raise AssertionError("asked again")
+            yield
+
+    broken = {name: Broken(editor.size) for name, editor in EDITORS.items()}
+    monkeypatch.setattr(Broken, "__repr__", lambda self: f"Pushing(size={self.size})")
+    monkeypatch.setattr(Pushing, "__repr__", lambda self: f"Pushing(size={self.size})")
+    again = compared(["single"], broken)
+    assert json.dumps([r.rows for r in again]) != json.dumps([])
+    assert [r.scores for r in again] == [r.scores for r in whole]
+
+
+def test_no_edits_are_refused(backbone, tmp_path):
+    with pytest.raises(ValueError, match="`data` must hold at least one edit, but 'own' has none"):
+        list(compare_editors(backbone, "own", [], EDITORS, PROTOCOLS, ["single"], tmp_path))
+
+
+def test_tables_show_the_bare_model_first_and_every_method(compared, backbone):
+    tables = blocks([(backbone, result) for result in compared(["together"])])
+    assert [table.title.split(": ")[1] for table in tables] == ["4 edits, together"] * 2
+    assert list(tables[0].rows) == ["bare model", "still", "pushing"]
+    assert markdown(tables[0]).splitlines()[2].startswith("| bare model | ")
+    assert r"\toprule" in latex(tables[0])
+    assert "_" not in latex(tables[1]).replace(r"\_", "").split("\n", 1)[1]
+    assert len(draw(tables).axes) == 2

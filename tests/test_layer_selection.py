@@ -1,0 +1,124 @@
+"""Choosing the layers of a fit by attribution."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import lightning as L
+import pytest
+import torch
+
+from mega_pl.attribution.selection import SelectionConfig, select
+from mega_pl.backbone import Site, steer
+from mega_pl.callbacks import AttributionLayerSelection
+from mega_pl.data.datamodule import EditDataModule
+from mega_pl.data.prompts import PromptConfig
+from mega_pl.editors import Edited, Editor
+from mega_pl.module import MegaModule
+
+CONFIG = SelectionConfig(number=2, window=(0.0, 1.0), criterion="probability", least=1)
+
+
+@dataclass(frozen=True)
+class Pushing(Editor):
+    """Moves every prompt's stream, so that some edits take and some do not."""
+
+    size: float = 1.0
+    name = "pushing"
+
+    @contextmanager
+    def edit(self, backbone, requests):
+        push = torch.linspace(-1, 1, backbone.width) * self.size
+        with steer(backbone.model, {Site(1, "resid_mid"): lambda x: x + push}):
+            yield Edited()
+
+
+@pytest.fixture
+def contrast_file(tmp_path, edit_lines):
+    """Six edits that are not among those that are fitted."""
+    path = tmp_path / "contrast.jsonl"
+    cities = ["Rome", "Paris", "London", "Berlin", "English", "Spanish"]
+    lines = [
+        {
+            "edit_id": f"c{i}",
+            "prompt": "{} is a city in",
+            "subject": city,
+            "target_new": cities[i - 1],
+            "target_true": cities[i - 2],
+            "paraphrase_prompts": [f"The capital of {city} is", f"He was born in the city of {city}"],
+        }
+        for i, city in enumerate(cities)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def fit(roomy_folder, edits_file, tmp_path):
+    """`fit(callback)` fits the four edits in ``run/`` and returns the module."""
+
+    def run(callback, **options):
+        module = MegaModule(str(roomy_folder("gpt2")), prompts=PromptConfig(prefixes=1, draws=0))
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path / "run",
+            callbacks=[callback],
+            **options,
+        )
+        trainer.fit(module, datamodule=EditDataModule(edits=str(edits_file)))
+        return module
+
+    return run
+
+
+def test_a_fit_steers_where_the_contrast_says_and_records_why(fit, contrast_file, tmp_path, capsys):
+    data = EditDataModule(edits=str(contrast_file))
+    callback = AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache"))
+    module = fit(callback)
+    told = json.loads((tmp_path / "run" / "attribution.json").read_text("utf-8"))
+    assert [str(site) for site in module.sites] == told["sites"]
+    assert set(module.complete().maps) == set(module.sites)
+    best = sorted(torch.tensor(told["scores"]).topk(2).indices.tolist())
+    assert [site.layer for site in module.sites] == best
+    assert (tmp_path / "run" / "figures" / "contrast.png").stat().st_size > 1000
+    assert "| block | score |" in capsys.readouterr().out
+
+
+def test_the_contrast_is_read_where_it_has_been_made(tiny_backbone, contrast_file, tmp_path, monkeypatch):
+    backbone, data = tiny_backbone("gpt2"), EditDataModule(edits=str(contrast_file))
+    data.setup("fit")
+    first = select(backbone, [Pushing()], data.cases, CONFIG, cache=tmp_path)
+    monkeypatch.setattr("mega_pl.attribution.selection.changes", None)
+    again = select(backbone, [Pushing()], data.cases, CONFIG, cache=tmp_path)
+    assert again.sites == first.sites
+    torch.testing.assert_close(again.scores, first.scores)
+    with pytest.raises(TypeError):  # control: another editor has to be asked
+        select(backbone, [Pushing(2.0)], data.cases, CONFIG, cache=tmp_path)
+
+
+def test_another_backbone_is_asked_again(tiny_backbone, contrast_file, tmp_path):
+    data = EditDataModule(edits=str(contrast_file))
+    data.setup("fit")
+    for family in ("gpt2", "llama"):
+        select(tiny_backbone(family), [Pushing()], data.cases, CONFIG, cache=tmp_path)
+    assert len(list(tmp_path.glob("pushing-*.json"))) == 2
+
+
+def test_edits_that_are_fitted_too_are_refused_before_any_work(fit, edits_file, tmp_path):
+    callback = AttributionLayerSelection(EditDataModule(edits=str(edits_file)), [Pushing()], CONFIG)
+    with pytest.raises(ValueError, match=r"edits of the contrast must not be fitted too, but 'france' .* is; take"):
+        fit(callback)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trial_run_leaves_nothing_behind(fit, contrast_file, tmp_path):
+    data = EditDataModule(edits=str(contrast_file))
+    fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")), fast_dev_run=True)
+    assert not (tmp_path / "run" / "attribution.json").exists()
