@@ -61,7 +61,7 @@ class BankCheckpoint(ModelCheckpoint):
     def _save(self, trainer: L.Trainer) -> None:
         if not _tried(trainer):
             beside = self.path / ".last.ckpt"
-            trainer.save_checkpoint(beside)
+            trainer.save_checkpoint(beside, weights_only=False)
             if trainer.is_global_zero:
                 beside.replace(self.path / "last.ckpt")
 

@@ -1,6 +1,8 @@
 """The command line: ``fit``, ``validate`` and ``test`` by Lightning, ``attribute`` and ``compare``, all with help."""
 
 import sys
+import warnings
+from collections.abc import Callable
 
 import lightning as L
 import torch
@@ -11,13 +13,11 @@ from mega_pl.commands import attribute, compare
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.module import MegaModule
 
-VERBS = {"attribute": attribute, "compare": compare}
+VERBS: dict[str, Callable[..., None]] = {"attribute": attribute, "compare": compare}
 """Commands that are no Lightning loop."""
 
 
-DESCRIPTION = (
-    f"Fit and judge edits of facts. Beside these subcommands there are {' and '.join(VERBS)}, with --help."
-)
+DESCRIPTION = f"Fit and judge edits of facts. Beside these subcommands there are {' and '.join(VERBS)}, with --help."
 
 
 class MegaCLI(LightningCLI):
@@ -48,11 +48,13 @@ def _line(message: str) -> str:
 def main(args: ArgsType = None) -> None:
     """Run a command; a mistake of the caller ends it in one line."""
     torch.set_float32_matmul_precision("highest")
+    # Lightning on what is meant: texts stay where they are whoever hands them out, and maps are solved.
+    warnings.filterwarnings("ignore", "You have overridden `transfer_batch_to_device` in `LightningModule`")
+    warnings.filterwarnings("ignore", ".LightningModule.configure_optimizers. returned .None.")
     words = sys.argv[1:] if args is None else args
-    verb = VERBS.get(words[0]) if isinstance(words, list) and words else None
     try:
-        if verb is not None:
-            auto_cli(verb, args=words[1:], as_positional=False, prog=f"{sys.argv[0]} {words[0]}")
+        if isinstance(words, list) and words and words[0] in VERBS:
+            auto_cli(VERBS[words[0]], args=words[1:], as_positional=False, prog=f"{sys.argv[0]} {words[0]}")
             return
         MegaCLI(
             MegaModule,

@@ -3,6 +3,7 @@
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mega_pl.commands.compare import blocks, draw, latex, markdown
 from mega_pl.comparison import compare_editors
 from mega_pl.data import read_jsonl
 from mega_pl.editors import Edited, Editor
-from mega_pl.evaluation import EASYEDIT, SAKE
+from mega_pl.evaluation import EASYEDIT, SAKE, Protocol
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Pushing(Editor):
 
 
 EDITORS = {"still": Pushing(0.0), "pushing": Pushing(3.0)}
-PROTOCOLS = [SAKE, EASYEDIT]
+PROTOCOLS: list[Protocol[Any, Any, Any]] = [SAKE, EASYEDIT]
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_the_contrast_is_read_where_it_has_been_made(tiny_backbone, contrast_fil
     backbone, data = tiny_backbone("gpt2"), EditDataModule(edits=str(contrast_file))
     data.setup("fit")
     first = select(backbone, [Pushing()], data.cases, CONFIG, cache=tmp_path)
-    monkeypatch.setattr("mega_pl.attribution.selection.changes", None)
+    monkeypatch.setattr("mega_pl.attribution.selection.changes_by", None)
     again = select(backbone, [Pushing()], data.cases, CONFIG, cache=tmp_path)
     assert again.sites == first.sites
     torch.testing.assert_close(again.scores, first.scores)

@@ -1,7 +1,7 @@
 """What edits change inside a model, and how edits that took differ from edits that did not (arXiv:2603.20795).
 
-`changes` puts each edit into force alone and differences the importances of all layers against the bare model's;
-`contrast` averages them over successes and over failures, editor by editor. Objects come in the order new, true and
+`changes_by` puts each edit into force alone and differences the importances of all layers against the bare model's;
+`contrast_of` averages them over successes and over failures, editor by editor. Objects come in the order new, true and
 modules in the order attention, MLP wherever a shape says (2, 2, L).
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from mega_pl.attribution.layers import LayerImportance, layer_importance
 from mega_pl.backbone import Backbone
@@ -83,19 +83,22 @@ class Contrast:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Contrast:
         """What `to_json` gave."""
-        groups = {
-            name: {editor: torch.tensor(values) for editor, values in fields[name].items()}
-            for name in ("success", "failure")
-        }
+
+        def by_editor(name: str) -> dict[str, Tensor]:
+            return {editor: torch.tensor(values) for editor, values in fields[name].items()}
+
         return cls(
             counts={name: (pair[0], pair[1]) for name, pair in fields["counts"].items()},
-            **groups,
-            **{name: torch.tensor(fields[name]) for name in ("mean", "low", "high")},
+            success=by_editor("success"),
+            failure=by_editor("failure"),
+            mean=torch.tensor(fields["mean"]),
+            low=torch.tensor(fields["low"]),
+            high=torch.tensor(fields["high"]),
             criterion=fields["criterion"],
         )
 
 
-def changes(
+def changes_by(
     backbone: Backbone, editor: Editor, cases: Sequence[EditCase], *, criterion: Criterion = "argmax"
 ) -> Changes:
     """Edit fact by fact and see what each edit changes, Δ_k(w) = I_k(w) after the edit − I_k(w) before it.
@@ -134,7 +137,7 @@ def changes(
     )
 
 
-def contrast(
+def contrast_of(
     of_editors: Sequence[Changes],
     *,
     criterion: Criterion = "argmax",
@@ -203,8 +206,8 @@ def _seen(
     texts, targets = [text for text, _ in asked], torch.tensor([ids for _, ids in asked])
     seen = layer_importance(backbone, texts, targets)
     if criterion == "probability":
-        return seen, seen.output[:, 0] > seen.output[:, 1]
-    return seen, backbone.last_logits(backbone.encode(texts)).argmax(-1).cpu() == targets[:, 0]
+        return seen, (seen.output[:, 0] > seen.output[:, 1]).cpu()
+    return seen, seen.predicted.cpu() == targets[:, 0]
 
 
 def _first_difference(backbone: Backbone, prompt: str, case: EditCase) -> tuple[str, tuple[int, int]]:

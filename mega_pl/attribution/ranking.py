@@ -22,8 +22,8 @@ def layer_scores(contrast: Contrast, *, suppression: float = 1.0) -> Tensor:
     Returns:
         (L,) nats.
     """
-    new, true = contrast.mean[:, 0]
-    return new - suppression * true
+    scores: Tensor = contrast.mean[0, 0] - suppression * contrast.mean[1, 0]
+    return scores
 
 
 def pick_layers(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mega_pl.attribution.contrast import Changes, Contrast, Criterion, changes, contrast
+from mega_pl.attribution.contrast import Changes, Contrast, Criterion, changes_by, contrast_of
 from mega_pl.attribution.figures import draw_contrast
 from mega_pl.attribution.ranking import layer_scores, pick_layers
 from mega_pl.backbone import Backbone, Site, SiteKind
@@ -117,7 +117,7 @@ def select(
     """
     folder = default_cache() if cache is None else cache
     of_editors = [_cached(backbone, editor, cases, config.criterion, folder) for editor in editors]
-    found = contrast(of_editors, criterion=config.criterion, least=config.least, seed=config.seed)
+    found = contrast_of(of_editors, criterion=config.criterion, least=config.least, seed=config.seed)
     scores = layer_scores(found, suppression=config.suppression)
     layers = pick_layers(scores, config.number, window=config.window, spacing=config.spacing)
     return Selection(found, scores, tuple(Site(layer, config.kind) for layer in layers), config)
@@ -144,7 +144,7 @@ def _cached(
     path = folder / f"{editor.name}-{digest[:16]}.json"
     if path.is_file():
         return _changes_from(json.loads(path.read_text("utf-8")))
-    found = changes(backbone, editor, cases, criterion=criterion)
+    found = changes_by(backbone, editor, cases, criterion=criterion)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: getattr(found, name).tolist() for name in ("success", "layers", "total", "readout")}
     write_text(path, json.dumps({"editor": found.editor, "edits": found.edits, **tensors}) + "\n")

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import ClassVar
 
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditRequest
@@ -39,8 +38,10 @@ class Editor(ABC):
     Its `repr` tells all that decides its edits.
     """
 
-    name: ClassVar[str]
-    """The method in files and tables, such as "rome"."""
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The method in files and tables, such as "rome"."""
 
     @abstractmethod
     def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> AbstractContextManager[Edited]:

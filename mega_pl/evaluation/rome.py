@@ -155,7 +155,8 @@ def score_rome(
     Args:
         trials: One a test, in any order; all of an edit.
         references: By edit id the texts that ROME compares with, about subjects whose object is the new one
-            (CounterFact's attribute snippets). Without them the reference score is not available.
+            (CounterFact's attribute snippets). The document frequencies are those of all texts given, whether their
+            edits were asked or not; ROME's are those of its whole file. Without any the score is not available.
         seed: Of the bootstrap.
 
     Returns:

@@ -6,29 +6,33 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mega_pl.attribution.contrast import Changes, Contrast, changes, contrast
+from mega_pl.attribution.contrast import Changes, Contrast, changes_by, contrast_of
 from mega_pl.backbone import Site, steer
-from mega_pl.editors.protocol import Edited
+from mega_pl.editors import Edited, Editor
 from mega_pl.edits import EditCase, EditRequest
 
 CASES = [
     EditCase(
-        request=EditRequest(edit_id="france", prompt="{} has its capital in", subject="France", target_new="Rome", target_true="Paris"),
+        request=EditRequest(
+            edit_id="france", prompt="{} has its capital in", subject="France", target_new="Rome", target_true="Paris"
+        ),
         paraphrase_prompts=("The capital of France is", "He was born in the capital of France,"),
     ),
     EditCase(
-        request=EditRequest(edit_id="italy", prompt="The capital of {} is", subject="Italy", target_new="Paris", target_true="Rome"),
+        request=EditRequest(
+            edit_id="italy", prompt="The capital of {} is", subject="Italy", target_new="Paris", target_true="Rome"
+        ),
     ),
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)
-class Pushing:
+class Pushing(Editor):
     """Moves the stream at a site of every prompt."""
 
     site: Site
     size: float = 2.0
-    name: str = "pushing"
+    name = "pushing"
 
     @contextmanager
     def edit(self, backbone, requests):
@@ -38,10 +42,10 @@ class Pushing:
 
 
 @dataclass(frozen=True)
-class PushingHead:
+class PushingHead(Editor):
     """Moves what the final norm hands on, as SAKE does."""
 
-    name: str = "head"
+    name = "head"
 
     @contextmanager
     def edit(self, backbone, requests):
@@ -54,7 +58,7 @@ class PushingHead:
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_changes_of_layers_add_up_to_the_change_of_the_whole(tiny_backbone, family):
     backbone = tiny_backbone(family)
-    found = changes(backbone, Pushing(Site(1, "resid_mid")), CASES)
+    found = changes_by(backbone, Pushing(Site(1, "resid_mid")), CASES)
     assert found.edits == ("france", "france", "france", "italy")
     assert found.layers.shape == (4, 2, 2, 4)
     torch.testing.assert_close(found.layers.sum((2, 3)), found.total, atol=1e-4, rtol=0)
@@ -63,13 +67,13 @@ def test_changes_of_layers_add_up_to_the_change_of_the_whole(tiny_backbone, fami
 
 def test_layers_before_the_edit_change_only_with_the_scale_of_the_last_norm(tiny_backbone):
     backbone = tiny_backbone("llama")
-    late = changes(backbone, Pushing(Site(3, "resid_mid"), size=1e-3), CASES)
+    late = changes_by(backbone, Pushing(Site(3, "resid_mid"), size=1e-3), CASES)
     assert late.layers[..., :3].abs().max() < late.layers[..., 3].abs().max()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_what_is_done_after_the_last_block_is_no_layers_doing(tiny_backbone, family):
-    found = changes(tiny_backbone(family), PushingHead(), CASES)
+    found = changes_by(tiny_backbone(family), PushingHead(), CASES)
     assert torch.equal(found.layers, torch.zeros_like(found.layers))
     assert found.readout.abs().min() > 1e-3
 
@@ -77,7 +81,7 @@ def test_what_is_done_after_the_last_block_is_no_layers_doing(tiny_backbone, fam
 def test_success_is_what_the_criterion_says(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     editor = Pushing(Site(2, "resid_post"))
-    by_argmax, by_chance = (changes(backbone, editor, CASES, criterion=c) for c in ("argmax", "probability"))
+    by_argmax, by_chance = (changes_by(backbone, editor, CASES, criterion=c) for c in ("argmax", "probability"))
     prompts = [prompt for case in CASES for prompt in (case.request.filled, *case.paraphrase_prompts)]
     owner = [case.request for case in CASES for _ in (0, *case.paraphrase_prompts)]
     with editor.edit(backbone, []):
@@ -92,7 +96,7 @@ def test_success_is_what_the_criterion_says(tiny_backbone):
 def test_objects_that_begin_alike_are_compared_where_they_differ(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     request = EditRequest(edit_id="a", prompt="{} is", subject="Rome", target_new="Paris is", target_true="Paris of")
-    found = changes(backbone, Pushing(Site(1, "resid_mid")), [EditCase(request=request)])
+    found = changes_by(backbone, Pushing(Site(1, "resid_mid")), [EditCase(request=request)])
     new, true = (backbone.answer_ids("Rome is Paris", word)[0] for word in ("is", "of"))
     assert new != true
     bare = backbone.last_logits(backbone.encode(["Rome is Paris"]))[0].log_softmax(-1)[[new, true]]
@@ -105,15 +109,15 @@ def test_objects_that_begin_alike_are_compared_where_they_differ(tiny_backbone):
 def test_an_object_that_begins_with_all_of_the_other_is_refused(tiny_backbone):
     request = EditRequest(edit_id="a", prompt="{} is", subject="Rome", target_new="Paris", target_true="Paris is")
     with pytest.raises(ValueError, match="must not begin with all of the other, but those of edit 'a'"):
-        changes(tiny_backbone("gpt2"), Pushing(Site(1, "resid_mid")), [EditCase(request=request)])
+        changes_by(tiny_backbone("gpt2"), Pushing(Site(1, "resid_mid")), [EditCase(request=request)])
 
 
 def test_bad_requests_are_refused(tiny_backbone):
     backbone, editor = tiny_backbone("gpt2"), Pushing(Site(1, "resid_mid"))
     with pytest.raises(ValueError, match="`cases` must hold at least one edit, but got none"):
-        changes(backbone, editor, [])
+        changes_by(backbone, editor, [])
     with pytest.raises(ValueError, match="`criterion` must be one of argmax, probability, but got 'luck'"):
-        changes(backbone, editor, CASES, criterion="luck")  # type: ignore[arg-type]
+        changes_by(backbone, editor, CASES, criterion="luck")  # type: ignore[arg-type]
 
 
 def made_up(editor, edits=12, prompts=3, seed=0, wins=0.5):
@@ -138,7 +142,7 @@ def slow(of_editors):
 
 def test_a_contrast_is_that_of_a_loop_and_its_interval_covers_it():
     of_editors = [made_up("a"), made_up("b", seed=1, wins=0.7)]
-    found = contrast(of_editors, least=5)
+    found = contrast_of(of_editors, least=5)
     torch.testing.assert_close(found.mean, slow(of_editors))
     assert (found.low < found.mean).all()
     assert (found.mean < found.high).all()
@@ -152,21 +156,21 @@ def test_a_contrast_does_not_depend_on_the_order_of_prompts():
     other = Changes(
         "a", tuple(one.edits[i] for i in order), one.success[order], one.layers[order], one.total, one.readout
     )
-    torch.testing.assert_close(contrast([one], least=5).low, contrast([other], least=5).low)
+    torch.testing.assert_close(contrast_of([one], least=5).low, contrast_of([other], least=5).low)
 
 
 def test_editors_with_too_few_of_either_are_counted_but_not_contrasted():
-    found = contrast([made_up("a"), made_up("b", wins=1.0)], least=5)
+    found = contrast_of([made_up("a"), made_up("b", wins=1.0)], least=5)
     assert list(found.success) == ["a"]
     assert found.counts["b"] == (36, 0)
     with pytest.raises(
         ValueError, match="at least 5 successes and failures to be contrasted, but got b 36 and 0; take"
     ):
-        contrast([made_up("b", wins=1.0)], least=5)
+        contrast_of([made_up("b", wins=1.0)], least=5)
 
 
 def test_a_contrast_survives_json():
-    found = contrast([made_up("a")], least=5)
+    found = contrast_of([made_up("a")], least=5)
     again = Contrast.from_json(found.to_json())
     assert torch.equal(again.mean, found.mean)
     assert again.counts == found.counts
