@@ -31,9 +31,10 @@ def compare(
     model_name_or_path: str,
     data: EditDataModule,
     editors: list[Editor],
-    config: SelectionConfig | None = None,
+    selection: SelectionConfig | None = None,
     edits: int = 120,
     random_draws: int = 3,
+    folder: str = "",
     output: Path | None = None,
 ) -> None:
     """Print the table.
@@ -42,19 +43,19 @@ def compare(
         model_name_or_path: lab-gpt2 or lab-llama.
         data: The edits of the contrast.
         editors: Whose edits are contrasted.
-        config: How layers are chosen.
+        selection: How layers are chosen.
         edits: Edits to judge the layers on.
         random_draws: Draws of random layers.
+        folder: Not used: configs of `train.py attribute` name one.
         output: Where to write the table.
     """
-    config = config or SelectionConfig()
+    config = selection or SelectionConfig()
     backbone = Backbone.from_pretrained(model_path(model_name_or_path))
     data.setup("fit")
     judged = LabDataModule(split="test", limit=edits)
     judged.setup("fit")
     tests = [test for case in judged.cases for test in sake_tests(case) if test.metric in COLUMNS]
-    selection = select(backbone, editors, data.cases, config)
-    rows = choices(selection.scores, config, backbone.n_layers, random_draws)
+    rows = choices(select(backbone, editors, data.cases, config).scores, config, backbone.n_layers, random_draws)
     lines = [f"| {model_name_or_path}, {len(judged.cases)} edits | layers | " + " | ".join(c.upper() for c in COLUMNS)]
     lines[0] += " | mean | 95 % |"
     lines.append("| --- |" + " --- |" * (len(COLUMNS) + 3))

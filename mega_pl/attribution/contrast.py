@@ -103,13 +103,13 @@ def changes_by(
 ) -> Changes:
     """Edit fact by fact and see what each edit changes, Δ_k(w) = I_k(w) after the edit − I_k(w) before it.
 
-    Every edit is asked its own prompt and its paraphrases, for the first tokens in which its objects differ. Both
-    passes read with their own scale of the final norm.
+    Every edit is asked its own prompt, its paraphrases, and the same under other names of its subject, for the first
+    tokens in which its objects differ. Both passes read with their own scale of the final norm.
 
     Args:
         backbone: The bare model.
         editor: Puts the edits into force, one at a time.
-        cases: E edits with their paraphrases.
+        cases: E edits with other ways to ask them.
         criterion: When an edit took.
 
     Raises:
@@ -123,7 +123,8 @@ def changes_by(
     success, layers, total, readout = [], [], [], []
     for case in tqdm(cases, desc=f"changes by {editor.name}", unit="edit", dynamic_ncols=True):
         request = case.request
-        prompts = [request.filled, *case.paraphrase_prompts]
+        aliased = (probe.prompt for probe in case.subject_aliasing)
+        prompts = [request.filled, *case.paraphrase_prompts, *aliased]
         before, _ = _seen(backbone, prompts, case, criterion)
         with editor.edit(backbone, [request]) as edited:
             after, took = _seen(backbone, [edited.prompt(prompt) for prompt in prompts], case, criterion)

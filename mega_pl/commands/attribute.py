@@ -15,7 +15,7 @@ def attribute(
     data: EditDataModule,
     editors: list[Editor],
     folder: str,
-    config: SelectionConfig | None = None,
+    selection: SelectionConfig | None = None,
     dtype: Dtype = "float32",
     revision: str | None = None,
     device_map: str | None = None,
@@ -31,7 +31,7 @@ def attribute(
         data: The edits of the contrast; later evaluations must use others.
         editors: Whose edits are contrasted.
         folder: Where the results are written.
-        config: How layers are chosen.
+        selection: How layers are chosen.
         dtype: Of the backbone's weights.
         revision: Branch, tag or commit on the hub.
         device_map: Where Accelerate puts the weights.
@@ -41,7 +41,8 @@ def attribute(
     backbone = Backbone.from_pretrained(
         model_path(model_name_or_path), revision=revision, dtype=dtype, device_map=device_map
     )
-    config = config or SelectionConfig()
-    selection = select(backbone, editors, data.cases, config, cache=None if cache is None else Path(cache))
-    selection.save(Path(folder))
-    print(f"\n{selection.table()}\nWritten to {folder}: attribution.json, attribution.md, figures/contrast.png")
+    found = select(
+        backbone, editors, data.cases, selection or SelectionConfig(), cache=None if cache is None else Path(cache)
+    )
+    found.save(Path(folder))
+    print(f"\n{found.table()}\nWritten to {folder}: attribution.json, attribution.md, figures/contrast.png")
