@@ -1,13 +1,15 @@
-"""Choosing the layers of a fit by attribution, before it starts."""
+"""Choosing the layers of a fit by attribution before it starts, and showing where it steers when it is done."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 
-from ..attribution.figures import draw_contrast
+from ..attribution.figures import draw_contrast, draw_edit, draw_steering
 from ..attribution.selection import Selection, SelectionConfig, select
+from ..attribution.steering import edit_importance, steering_norms
 from ..data.datamodule import EditDataModule
 from ..editors.protocol import Editor
 from ..module import MegaModule
@@ -17,7 +19,8 @@ class AttributionLayerSelection(L.Callback):
     """Contrast successful with failed edits of some editors and steer where their attention differs.
 
     The contrast is made of edits of its own, cached by backbone, so that most fits only read it. The run's folder gets
-    ``attribution.json`` and ``figures/contrast.png``, and TensorBoard the table and the figure.
+    ``attribution.json``, the same as a table, and in ``figures/`` the contrast, how far each site is moved, and what
+    the first edit changes inside the model; TensorBoard gets the table and the figures.
 
     Args:
         data: The edits of the contrast; none of them may be among those that are fitted.
@@ -54,13 +57,29 @@ class AttributionLayerSelection(L.Callback):
         """Record why the sites were chosen."""
         if self.selection is None or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        self.selection.save(Path(self.folder or trainer.default_root_dir))
+        self.selection.save(self._folder(trainer))
         print(f"\n{self.selection.table()}")
-        figure = draw_contrast(self.selection.contrast, [site.layer for site in self.selection.sites])
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("attribution", self.selection.table())
-                logger.experiment.add_figure("attribution/contrast", figure)
+        layers = [site.layer for site in self.selection.sites]
+        _log(trainer, "attribution/contrast", draw_contrast(self.selection.contrast, layers), self.selection.table())
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show where the fitted edits act."""
+        if self.selection is None or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        if isinstance(pl_module, MegaModule):
+            bank, folder = pl_module.complete(), self._folder(trainer) / "figures"
+            request, layers = bank.requests[0], [site.layer for site in bank.maps]
+            before, after = edit_importance(pl_module.backbone, bank, request.edit_id)
+            figures = {
+                "steering": draw_steering(steering_norms(pl_module.backbone, bank)),
+                "edit": draw_edit(before, after, names=(request.target_new, request.target_true), picked=layers),
+            }
+            for name, figure in figures.items():
+                figure.savefig(folder / f"{name}.png", dpi=150)
+                _log(trainer, f"attribution/{name}", figure)
+
+    def _folder(self, trainer: L.Trainer) -> Path:
+        return Path(self.folder or trainer.default_root_dir)
 
     def _check_disjoint(self, trainer: L.Trainer) -> None:
         fitted = getattr(trainer, "datamodule", None)
@@ -74,3 +93,12 @@ class AttributionLayerSelection(L.Callback):
                     f"edits of the contrast must not be fitted too, but {request.edit_id!r} ({request.filled!r}) is; "
                     "take another split or other records."
                 )
+
+
+def _log(trainer: L.Trainer, name: str, figure: Figure, text: str = "") -> None:
+    """Show a figure, and the text that belongs to it, in TensorBoard."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(name, figure)
+            if text:
+                logger.experiment.add_text(name, text)

@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from mega_pl.attribution.selection import SelectionConfig, select
-from mega_pl.backbone import Site, steer
+from mega_pl.attribution.steering import steering_norms
+from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.callbacks import AttributionLayerSelection
+from mega_pl.cli import main
+from mega_pl.data import read_jsonl
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.prompts import PromptConfig
 from mega_pl.editors import Edited, Editor
+from mega_pl.fitting import fit_edits
 from mega_pl.module import MegaModule
 
 CONFIG = SelectionConfig(number=2, window=(0.0, 1.0), criterion="probability", least=1)
@@ -87,7 +91,8 @@ def test_a_fit_steers_where_the_contrast_says_and_records_why(fit, contrast_file
     assert set(module.complete().maps) == set(module.sites)
     best = sorted(torch.tensor(told["scores"]).topk(2).indices.tolist())
     assert [site.layer for site in module.sites] == best
-    assert (tmp_path / "run" / "figures" / "contrast.png").stat().st_size > 1000
+    figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert figures == {"contrast.png", "edit.png", "steering.png"}
     assert "| block | score |" in capsys.readouterr().out
 
 
@@ -122,3 +127,44 @@ def test_a_trial_run_leaves_nothing_behind(fit, contrast_file, tmp_path):
     data = EditDataModule(edits=str(contrast_file))
     fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")), fast_dev_run=True)
     assert not (tmp_path / "run" / "attribution.json").exists()
+
+
+def test_the_command_writes_what_a_fit_would_read(roomy_folder, contrast_file, tmp_path, capsys):
+    args = {
+        "model_name_or_path": str(roomy_folder("llama")),
+        "data": {"class_path": "mega_pl.data.datamodule.EditDataModule", "init_args": {"edits": str(contrast_file)}},
+        "editors": [{"class_path": "mega_pl.editors.Ike"}],
+        "folder": str(tmp_path / "out"),
+        "cache": str(tmp_path / "cache"),
+        "selection": {"number": 1, "window": [0, 1], "criterion": "probability", "least": 1},
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(args), encoding="utf-8")
+    main(["attribute", "--config", str(config)])
+    assert "| block | score |" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert (out / "attribution.md").read_text("utf-8").startswith("| block | score |")
+    assert {path.name for path in (out / "figures").iterdir()} == {"contrast.png", "heads.png"}
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
+    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    requests = [case.request for case in read_jsonl(edits_file)]
+    sites = [Site(2, "resid_mid"), Site(3, "resid_mid")]
+    bank = fit_edits(backbone, requests, sites=sites, prompts=PromptConfig(prefixes=1, draws=0))
+    shares = []
+    for site in sites:
+        of_site = []
+        for i, request in enumerate(requests):
+            before = {s: (lambda x, m=bank.maps[s][i]: m(x)) for s in sites if s < site}
+            encoded = backbone.encode([request.filled])
+            with steer(backbone.model, before, encoded.last), record(backbone.model, [site], encoded.last) as seen:
+                backbone.last_logits(encoded)
+            moved = bank.maps[site][i](seen[site]) - seen[site]
+            of_site.append(float(moved.norm() / seen[site].norm()))
+        shares.append(sum(of_site) / len(of_site))
+    found = steering_norms(backbone, bank)
+    assert list(found) == ["resid_mid.2", "resid_mid.3"]
+    assert list(found.values()) == pytest.approx(shares, rel=1e-4)
+    assert min(shares) > 0

@@ -33,7 +33,7 @@ def draw_contrast(contrast: Contrast, picked: Sequence[int] = ()) -> Figure:
         _finish(axes, title, len(contrast.mean[0, 0]), picked)
     figure.axes[0].set_ylabel("successes − failures (nats)")
     figure.axes[0].legend(frameon=False)
-    won, lost = (sum(pair[i] for pair in contrast.counts.values()) for i in (0, 1))
+    won, lost = (sum(contrast.counts[name][i] for name in contrast.success) for i in (0, 1))
     figure.suptitle(f"Change of importance by {', '.join(contrast.success)}: {won} successes, {lost} failures")
     return figure
 

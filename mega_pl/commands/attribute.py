@@ -2,12 +2,20 @@
 
 from pathlib import Path
 
+import torch
+from matplotlib.figure import Figure
+
+from mega_pl.attribution.figures import draw_heads
+from mega_pl.attribution.heads import head_importance
 from mega_pl.attribution.selection import SelectionConfig, select
 from mega_pl.backbone import Backbone
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
 from mega_pl.lab import model_path
+
+BATCH = 32
+"""Prompts whose heads are scored together."""
 
 
 def attribute(
@@ -23,8 +31,9 @@ def attribute(
 ) -> None:
     """Contrast successful with failed edits, and rank the layers by it.
 
-    Writes ``attribution.json``, ``attribution.md`` and ``figures/contrast.png``, and leaves the changes of every editor
-    in the cache, where a fit with `AttributionLayerSelection` finds them.
+    Writes ``attribution.json``, ``attribution.md``, ``figures/contrast.png`` and, where heads write straight into the
+    stream, ``figures/heads.png``: what each head of the bare model does for the true objects. The changes of every
+    editor stay in the cache, where a fit with `AttributionLayerSelection` finds them.
 
     Args:
         model_name_or_path: ``lab-gpt2``, ``lab-llama``, a folder, or a name on the Hugging Face hub.
@@ -45,4 +54,17 @@ def attribute(
         backbone, editors, data.cases, selection or SelectionConfig(), cache=None if cache is None else Path(cache)
     )
     found.save(Path(folder))
-    print(f"\n{found.table()}\nWritten to {folder}: attribution.json, attribution.md, figures/contrast.png")
+    if not backbone.layout.post_norms and not backbone.layout.parallel:
+        _draw_heads(backbone, data).savefig(Path(folder) / "figures" / "heads.png", dpi=150)
+    print(f"\n{found.table()}\nWritten to {folder}: attribution.json, attribution.md, figures")
+
+
+def _draw_heads(backbone: Backbone, data: EditDataModule) -> Figure:
+    """Mean importance of each head for the true object at the edits' prompts."""
+    prompts = [request.filled for request in data.requests]
+    targets = [backbone.answer_ids(r.filled, r.target_true)[0] for r in data.requests]
+    scores = [
+        head_importance(backbone, prompts[i : i + BATCH], targets[i : i + BATCH]).heads[:, 0]
+        for i in range(0, len(prompts), BATCH)
+    ]
+    return draw_heads(torch.cat(scores).mean(0), f"Heads of {backbone.name}: mean importance for the true object")

@@ -1,0 +1,51 @@
+"""Where the edits of a bank act: how far each site is moved, and what one edit changes inside the model."""
+
+from __future__ import annotations
+
+import torch
+
+from mega_pl.attribution.layers import LayerImportance, layer_importance
+from mega_pl.backbone import Backbone
+from mega_pl.edits import EditBank
+from mega_pl.fitting import last_states
+
+
+def steering_norms(backbone: Backbone, bank: EditBank, *, edits: int = 32, batch: int = 128) -> dict[str, float]:
+    """How far edits move the stream, as a share of its length, at each site in the order of a forward pass.
+
+    The mean over edit prompts x of |T(h(x)) − h(x)| / |h(x)|, with h(x) what the earlier sites' maps have made of it.
+
+    Args:
+        backbone: The bare model.
+        bank: The edits.
+        edits: The most of them to ask.
+        batch: Prompts a forward pass.
+    """
+    asked = [(i, request.filled) for i, request in enumerate(bank.requests[:edits])]
+    rows = torch.arange(len(asked))
+    norms: dict[str, float] = {}
+    for site, maps in bank.maps.items():
+        earlier = {s: [m[i] for i in range(len(bank))] for s, m in bank.maps.items() if s < site}
+        states = last_states(backbone, asked, [site], earlier, bank.strength, batch)[site]
+        moves = maps.cast(device="cpu").apply(states, rows, bank.strength) - states
+        norms[str(site)] = float((moves.norm(dim=1) / states.norm(dim=1)).mean())
+    return norms
+
+
+def edit_importance(backbone: Backbone, bank: EditBank, edit_id: str) -> tuple[LayerImportance, LayerImportance]:
+    """Importances of layers for an edit's new and true object at its prompt, before and after the edit.
+
+    Args:
+        backbone: The bare model.
+        bank: The edits.
+        edit_id: Which of them.
+
+    Raises:
+        KeyError: If the bank has no such edit.
+    """
+    request = bank[edit_id]
+    prompts = [request.filled]
+    targets = [[backbone.answer_ids(request.filled, o)[0] for o in (request.target_new, request.target_true)]]
+    before = layer_importance(backbone, prompts, targets)
+    with bank.apply(backbone, edits=[edit_id]):
+        return before, layer_importance(backbone, prompts, targets)
