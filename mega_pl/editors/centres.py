@@ -11,7 +11,7 @@ from mega_pl.functional.discriminant import class_means
 
 @dataclass(frozen=True, eq=False)
 class CentreGate:
-    """Fires for an edit whose centre is the nearest one, by Euclidean distance, and within a threshold.
+    """Fires for the nearest centre, by Euclidean distance, of those within whose threshold a prompt lies.
 
     Args:
         centres: (E, K) means of the edits' prompts.
@@ -45,5 +45,7 @@ class CentreGate:
     def route(self, vectors: Tensor, *, forced: bool = False) -> Tensor:
         """Choose an edit, or `NO_EDIT`, for each prompt (B, K); ``forced`` leaves no choice to stay silent."""
         distances = torch.cdist(vectors, self.centres, compute_mode="donot_use_mm_for_euclid_dist")
+        if not forced:
+            distances = distances.masked_fill(distances > self.thresholds, torch.inf)
         nearest, edit = distances.min(1)
-        return edit if forced else edit.where(nearest <= self.thresholds[edit], NO_EDIT)
+        return edit.where(nearest.isfinite(), NO_EDIT)

@@ -102,7 +102,7 @@ def _fit(
                 rounded = {name: copy.to(trained[name].dtype) for name, copy in copies.items()}
                 loss = _LOSSES[config.objective](backbone, rounded, batch)
                 losses.append(float(loss.detach()))
-                if losses[-1] >= config.stop:
+                if not losses[-1] < config.stop:  # a loss that is no number must show in the weights
                     adam.zero_grad()
                     torch.autograd.backward(loss)
                     adam.step()

@@ -1,7 +1,7 @@
 """MEMIT: many associations written into the MLP projections of several blocks at once (arXiv:2210.07229)."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -13,7 +13,7 @@ from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
 from mega_pl.editors.covariance import CovarianceConfig, KeyCovariance, key_covariances
 from mega_pl.editors.protocol import Edited, Editor, check_requests
-from mega_pl.editors.values import ValueConfig, find_shift
+from mega_pl.editors.values import Shifted, ValueConfig, find_shift
 from mega_pl.editors.weights import Projection, restored
 from mega_pl.edits import EditRequest
 
@@ -103,12 +103,7 @@ def _insert(
 ) -> None:
     asked = [Asked.of(request, known.contexts) for request in requests]
     site = Site(config.layers[-1], "resid_post")
-
-    @contextmanager
-    def shifted(shift: Tensor, positions: Tensor) -> Iterator[None]:
-        with steer(backbone.model, {site: lambda h: h + shift.to(h)}, positions):
-            yield
-
+    shifted = stream_shift(backbone, site.layer)
     _, start = _at_subjects(backbone, [], site, asked)
     shifts = [
         find_shift(backbone, request, known.contexts, config.value, h, shifted)
@@ -119,6 +114,15 @@ def _insert(
         (keys,), now = _at_subjects(backbone, [projection], site, asked)
         residual = (aim - now.double()) / (len(projections) - i)
         projection.add(residual.T @ _adjusted(keys, known.covariances[layer], config.spare).T)
+
+
+def stream_shift(backbone: Backbone, layer: int) -> Shifted:
+    """Adds a vector to a block's output."""
+
+    def shifted(shift: Tensor, positions: Tensor) -> AbstractContextManager[None]:
+        return steer(backbone.model, {Site(layer, "resid_post"): lambda h: h + shift.to(h)}, positions)
+
+    return shifted
 
 
 def _adjusted(keys: Tensor, covariance: KeyCovariance, spare: float) -> Tensor:

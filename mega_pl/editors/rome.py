@@ -86,16 +86,20 @@ class _Known:
 def _insert(
     backbone: Backbone, projection: Projection, request: EditRequest, known: _Known, config: ValueConfig
 ) -> None:
-    keys, values = _at_subject(backbone, projection, Asked.of(request, known.contexts))
+    keys, values = at_subject(backbone, projection, Asked.of(request, known.contexts))
     shift = find_shift(backbone, request, known.contexts, config, values[0], projection.shifted)
-    mean = keys.double().mean(0)
-    direction = mean if known.covariance is None else known.covariance.solve(mean[:, None])[:, 0]
-    direction = F.normalize(direction, dim=0)
+    direction = key_direction(keys, known.covariance)
     projection.add(torch.outer(shift.double() / (keys[0].double() @ direction), direction))
 
 
+def key_direction(keys: Tensor, covariance: KeyCovariance | None) -> Tensor:
+    """The unit vector u (F,), float64, along ``C^{-1} k`` with k the mean of keys (C, F); without C along k itself."""
+    mean = keys.double().mean(0)
+    return F.normalize(mean if covariance is None else covariance.solve(mean[:, None])[:, 0], dim=0)
+
+
 @torch.no_grad()
-def _at_subject(backbone: Backbone, projection: Projection, asked: Asked) -> tuple[Tensor, Tensor]:
+def at_subject(backbone: Backbone, projection: Projection, asked: Asked) -> tuple[Tensor, Tensor]:
     """Inputs (C, F) and outputs (C, D) of a projection at the subject's last token."""
     encoded = backbone.encode(asked.texts)
     positions = subject_positions(backbone, asked.texts, asked.subject_ends)

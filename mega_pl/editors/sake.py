@@ -84,13 +84,9 @@ class Sake(Editor):
         """
         check_requests(requests)
         read = gate_reader(backbone, self.config)
-        mapped = Mapped(
-            backbone=backbone,
-            ids=[request.edit_id for request in requests],
-            maps=stack([fit_map(backbone, request, self.config) for request in requests]).cast(device=backbone.device),
-            gate=_fit_gate(backbone, requests, self.config, read),
-            read=read,
-        )
+        gate = _fit_gate(backbone, requests, self.config, read)
+        maps = stack([fit_map(backbone, request, self.config) for request in requests]).cast(device=backbone.device)
+        mapped = Mapped(backbone, [request.edit_id for request in requests], maps, gate, read)
         with each_prompt(backbone.model, mapped.steered):
             yield mapped
 

@@ -1,0 +1,114 @@
+"""Random models that read long prompts, four edits, and every editor with settings that suit such models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mega_pl.backbone import Backbone
+from mega_pl.data.prompts import PromptConfig
+from mega_pl.editors import (
+    CovarianceConfig,
+    Editor,
+    FineTuning,
+    FineTuningConfig,
+    Ike,
+    IkeConfig,
+    Mega,
+    MegaConfig,
+    Memit,
+    MemitConfig,
+    Rome,
+    RomeConfig,
+    Sake,
+    SakeConfig,
+    TextConfig,
+    ValueConfig,
+)
+from mega_pl.edits import EditCase, EditRequest
+
+VALUE = ValueConfig(steps=8, learning_rate=1.0, clamp=8.0, weight_decay=1e-3, contexts=((6, 2),))
+PROMPTS = PromptConfig(prefixes=1, bare_implications=False, draws=0)
+
+
+def capital(edit_id: str, subject: str, new: str, true: str) -> EditRequest:
+    return EditRequest(
+        edit_id=edit_id,
+        prompt="The capital of {} is",
+        subject=subject,
+        target_new=new,
+        target_true=true,
+        phrasings=("{} has its capital in", "In {} the capital is"),
+    )
+
+
+FRANCE = capital("france", "France", "Rome", "Paris")
+GERMANY = capital("germany", "Germany", "London", "Berlin")
+DARRIEUX = EditRequest(
+    edit_id="darrieux",
+    prompt="The mother tongue of {} is",
+    subject="Danielle Darrieux",
+    target_new="English or Spanish",
+    target_true="French",
+    phrasings=("At home {} spoke",),
+)
+POOL = (
+    EditCase(
+        request=capital("italy", "Italy", "Paris", "Rome"),
+        paraphrase_prompts=("Italy is ruled from",),
+        neighborhood_prompts=("The capital of Latium is",),
+    ),
+    EditCase(request=capital("spain", "Spain", "London", "Madrid")),
+)
+NAMES = ["rome", "memit", "ft-l", "ft-m", "ike", "sake", "mega"]
+
+
+def covariance(folder: Path, **text: object) -> CovarianceConfig:
+    """A quick second moment of the model's own text."""
+    return CovarianceConfig(
+        text=TextConfig(documents=24, context=32, **text),  # type: ignore[arg-type]
+        ridge=1e-2,
+        folder=str(folder),
+    )
+
+
+def make_editors(folder: Path) -> list[Editor]:
+    return [
+        Rome(RomeConfig(layer=1, value=VALUE, covariance=covariance(folder))),
+        Memit(MemitConfig(layers=(1, 2), value=VALUE, covariance=covariance(folder), spare=10.0)),
+        FineTuning(FineTuningConfig(layers=(2,), steps=5, learning_rate=1e-2, clamp=2e-2)),
+        FineTuning(FineTuningConfig(layers=(1, 2), objective="teacher_forced", steps=5, learning_rate=1e-2)),
+        Ike(IkeConfig(demonstrations=3), POOL),
+        Sake(SakeConfig(prompts=PROMPTS)),
+        Mega(MegaConfig(sites=("resid_mid.2",), prompts=PromptConfig(prefixes=1, draws=0))),
+    ]
+
+
+@pytest.fixture
+def editor(request: pytest.FixtureRequest, moments: Path) -> Editor:
+    """The editor of a name."""
+    return next(editor for editor in make_editors(moments) if editor.name == request.param)
+
+
+@pytest.fixture(scope="session")
+def moments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where second moments are kept for all tests."""
+    return tmp_path_factory.mktemp("moments")
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama"])
+def backbone(request: pytest.FixtureRequest, roomy_folder: Callable[[str], Path]) -> Backbone:
+    """One for all tests, because every one gives it back as it was."""
+    return Backbone.from_pretrained(str(roomy_folder(request.param)))
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def last_logits(backbone: Backbone, *prompts: str) -> torch.Tensor:
+    return backbone.last_logits(backbone.encode(prompts))

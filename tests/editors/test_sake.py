@@ -1,0 +1,207 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mega_pl.data.prompts import PromptConfig, expand, phrasings
+from mega_pl.editors import Sake, SakeConfig
+from mega_pl.editors.centres import CentreGate
+from mega_pl.editors.reading import each_prompt
+from mega_pl.editors.sake import final_states, fit_map
+from mega_pl.edits import NO_EDIT
+from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, PROMPTS, hook_count, last_logits
+
+CONFIG = SakeConfig(prompts=PROMPTS, margin=0.2)
+REQUESTS = [FRANCE, GERMANY, DARRIEUX]
+FAR = "He was born in the city of London and works as a teacher."
+IMPLYING = replace(
+    FRANCE,
+    implications=(
+        ("The mayor of the capital of {} is", "The river in the capital of {} is"),
+        ("The language of the capital of {} is", "The country of the capital of {} is"),
+    ),
+)
+
+
+def head(backbone, states):
+    return states.to(backbone.dtype) @ backbone.model.get_output_embeddings().weight.T
+
+
+def test_states_are_those_before_the_output_layer(backbone):
+    prompts = [FRANCE.filled, FAR, DARRIEUX.filled]
+    states = final_states(backbone, prompts)
+    torch.testing.assert_close(head(backbone, states), last_logits(backbone, *prompts), rtol=1e-4, atol=1e-4)
+
+
+def test_the_map_is_pots(backbone):
+    try:
+        import ot
+    except ImportError:
+        ot = pytest.importorskip("ot")
+    prompts, asked = expand(FRANCE, PROMPTS), final_states(backbone, [FRANCE.filled, FAR])
+    source, target = (final_states(backbone, some).double().numpy() for some in (prompts.source, prompts.target))
+    assert len(source) == 2 * len(target) == 2 * len(phrasings(FRANCE, PROMPTS))
+    reference = ot.da.LinearTransport(reg=1e-2).fit(Xs=source, Xt=target)
+    wanted = torch.as_tensor(reference.transform(Xs=asked.double().numpy()))
+    torch.testing.assert_close(fit_map(backbone, FRANCE, CONFIG)(asked).double(), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_consequences_that_move_with_the_fact_are_kept_with_noisy_copies(backbone, monkeypatch):
+    """The samples of the reference procedure, in a slow twin that draws the same noise."""
+    config, seen = replace(CONFIG, implications=2, copies=3, noise=0.5), []
+    monkeypatch.setattr("mega_pl.editors.sake.fit_transport", lambda *samples, **_: seen.append(samples) or FakeMap())
+    fit_map(backbone, IMPLYING, config)
+    prompts, count = expand(IMPLYING, PROMPTS), len(phrasings(FRANCE, PROMPTS))
+    source, target = (final_states(backbone, some) for some in (prompts.source, prompts.target))
+    move = target[:count].mean(0) - source[: 2 * count].mean(0)
+    pairs = [(source[2 * count + i], target[count + i]) for i in range(4)]
+    cosines = [torch.cosine_similarity(b - a, move, dim=0) for a, b in pairs]
+    best = sorted(range(4), key=lambda i: -cosines[i])[:2]
+    for samples, plain, side in zip(seen[0], (source[: 2 * count], target[:count]), (0, 1), strict=True):
+        kept = torch.stack([pairs[i][side] for i in best])
+        assert torch.equal(samples[: len(plain)], plain)
+        assert torch.equal(samples[len(plain) : len(plain) + 2], kept)
+        noise = samples[len(plain) + 2 :] - kept.repeat(3, 1)
+        assert noise.shape[0] == 6
+        assert 0.4 < float(noise.std()) < 0.6
+    assert not torch.equal(seen[0][0][-1] - pairs[best[1]][0], seen[0][1][-1] - pairs[best[1]][1])
+
+
+class FakeMap:
+    def cast(self, dtype):
+        return self
+
+
+def test_the_output_layer_gets_the_mapped_state(backbone):
+    """Prompts of three edits and one of none in a batch, each moved by its own map."""
+    prompts = [DARRIEUX.filled, FAR, FRANCE.filled, GERMANY.filled]
+    routes = ["darrieux", None, "france", "germany"]
+    maps = {request.edit_id: fit_map(backbone, request, CONFIG) for request in REQUESTS}
+    bare = last_logits(backbone, *prompts)
+    for side in ("left", "right"):
+        encoded = backbone.encode(prompts, side)
+        silent = backbone.last_logits(encoded)
+        with Sake(CONFIG).edit(backbone, REQUESTS) as edited:
+            edited.route(routes)
+            logits = backbone.last_logits(encoded)
+        assert edited.fired == routes
+        assert torch.equal(logits[1], silent[1])
+        for i in (0, 2, 3):
+            wanted = head(backbone, maps[routes[i]](final_states(backbone, [prompts[i]])))[0]
+            torch.testing.assert_close(logits[i], wanted, rtol=1e-3, atol=1e-3)
+            assert not torch.allclose(logits[i], bare[i], atol=1e-2)
+
+
+def test_the_gate_fires_for_the_edits_own_prompts(backbone):
+    with Sake(CONFIG).edit(backbone, REQUESTS) as edited:
+        last_logits(backbone, FRANCE.filled, DARRIEUX.filled, GERMANY.filled)
+        assert edited.fired == ["france", "darrieux", "germany"]
+        edited.route(forced=True)
+        last_logits(backbone, FRANCE.filled, FAR)
+        assert None not in edited.fired
+        edited.route()
+        last_logits(backbone, FAR)
+        assert edited.fired == [None]
+
+
+def test_a_cached_generation_is_mapped_once(backbone):
+    """The first token is the mapped state's; what follows is the bare model's continuation of it."""
+    encoded = backbone.encode([FRANCE.filled])
+    options = {"do_sample": False, "pad_token_id": 0, "min_new_tokens": 5, "max_new_tokens": 5}
+    count = hook_count(backbone.model)
+    with Sake(CONFIG).edit(backbone, [FRANCE]) as edited:
+        edited.route(["france"])
+        first = backbone.last_logits(encoded).argmax(-1)
+        assert hook_count(backbone.model) == count + 2  # those that read along, none that maps
+        written = backbone.model.generate(
+            input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, **options
+        )
+    begun = torch.cat([encoded.input_ids, first[:, None]], 1)
+    options |= {"min_new_tokens": 4, "max_new_tokens": 4}
+    bare = backbone.model.generate(input_ids=begun, attention_mask=torch.ones_like(begun), **options)
+    assert torch.equal(written, bare)
+
+
+def test_sequences_and_beams_are_routed_each(backbone):
+    encoded = backbone.encode([FRANCE.filled, FAR])
+    with Sake(CONFIG).edit(backbone, [FRANCE]) as edited:
+        backbone.model.generate(
+            input_ids=encoded.input_ids,
+            attention_mask=encoded.attention_mask,
+            num_beams=2,
+            do_sample=False,
+            max_new_tokens=2,
+            pad_token_id=0,
+        )
+        assert edited.fired == ["france", "france", None, None]
+
+
+def test_routes_that_do_not_fit_are_refused(backbone):
+    with Sake(CONFIG).edit(backbone, [FRANCE]) as edited:
+        with pytest.raises(KeyError, match="`edits` must name edits in force, but got 'rome'"):
+            edited.route(["rome"])
+        edited.route(["france", None])
+        with pytest.raises(ValueError, match="`edits` must name one edit a row, but got 2 for 1 rows"):
+            last_logits(backbone, FRANCE.filled)
+    lonely = Sake(SakeConfig(prompts=replace(PROMPTS, prefixes=0)))
+    alone = replace(DARRIEUX, phrasings=())
+    with pytest.raises(ValueError, match="2 phrasings or more"), lonely.edit(backbone, [alone]):
+        pass
+
+
+def test_each_reading_is_closed_also_after_an_exception(backbone):
+    opened: list[str] = []
+
+    class Around:
+        def __init__(self, inputs, last):
+            self.tokens = inputs["attention_mask"].sum(1) - 1 + (last - last)
+
+        def __enter__(self):
+            opened.append("open")
+
+        def __exit__(self, *_):
+            opened.append("closed")
+
+    count = hook_count(backbone.model)
+    with each_prompt(backbone.model, Around):
+        last_logits(backbone, "Rome is")
+        with pytest.raises((IndexError, RuntimeError)):
+            backbone.model(torch.tensor([[10_000]]))
+        last_logits(backbone, "Rome is")
+    assert opened == ["open", "closed"] * 3
+    assert hook_count(backbone.model) == count
+
+
+def points(*values):
+    return torch.tensor([[float(value)] for value in values])
+
+
+def test_centres_and_thresholds():
+    vectors, edits = points(0, 2, 4, 100, 104), torch.tensor([0, 0, 0, 1, 1])
+    gate = CentreGate.fit(vectors, edits, recall=1.0, margin=1.5)
+    assert gate.centres.flatten().tolist() == [2.0, 102.0]
+    # Distances from the means of the others: 3, 0, 3 and 4, 4.
+    torch.testing.assert_close(gate.thresholds, torch.tensor([6.0, 6.0]))
+    assert gate.route(points(2, 8, 8.1, 60, 97, 1000)).tolist() == [0, 0, NO_EDIT, NO_EDIT, 1, NO_EDIT]
+    assert gate.route(points(-1000, 1000), forced=True).tolist() == [0, 1]
+
+
+def test_an_edit_answers_its_own_prompt_however_far_out():
+    vectors, edits = points(50, 0, 0, 0, 0, 0, 0), torch.tensor([0, 0, 0, 0, 0, 0, 0])
+    gate = CentreGate.fit(vectors, edits, recall=0.5, margin=1.0)
+    assert gate.route(points(50, 51)).tolist() == [0, NO_EDIT]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"regularization": 0.0}, "`regularization` must be above 0"),
+        ({"margin": 0.0}, "`margin` must be above 0"),
+        ({"implications": -1}, "`implications` must be at least 0"),
+        ({"recall": 1.5}, r"`recall` must lie in \(0, 1\], but got 1.5"),
+        ({"prompts": PromptConfig()}, "`prompts.bare_implications` must be false for SAKE"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SakeConfig(**settings)
