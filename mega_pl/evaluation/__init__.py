@@ -2,15 +2,29 @@
 
 from mega_pl.evaluation.batching import BARE
 from mega_pl.evaluation.forcing import TeacherForced, teacher_forced
-from mega_pl.evaluation.protocols import EASYEDIT, GENERATION, PROTOCOLS, RIPPLEEDITS, ROME, SAKE, Protocol
+from mega_pl.evaluation.protocols import (
+    CONFIDENCE,
+    CROSSLINGUAL,
+    EASYEDIT,
+    GENERATION,
+    MEDIATED,
+    PROTOCOLS,
+    RIPPLEEDITS,
+    ROME,
+    SAKE,
+    Protocol,
+)
 from mega_pl.evaluation.sake import Mode, ask, routing
 from mega_pl.evaluation.trials import Trial
 from mega_pl.evaluation.writing import Continuation, Sampling, continuations
 
 __all__ = [
     "BARE",
+    "CONFIDENCE",
+    "CROSSLINGUAL",
     "EASYEDIT",
     "GENERATION",
+    "MEDIATED",
     "PROTOCOLS",
     "RIPPLEEDITS",
     "ROME",

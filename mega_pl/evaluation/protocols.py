@@ -9,9 +9,19 @@ from mega_pl.data.sake import Test, sake_tests
 from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
 from mega_pl.evaluation.batching import BARE
+from mega_pl.evaluation.confidence import ConfidenceTest, ask_confidence, confidence_tests, score_confidence
+from mega_pl.evaluation.crosslingual import (
+    CrosslingualAnswer,
+    CrosslingualTest,
+    ask_crosslingual,
+    crosslingual_tests,
+    score_crosslingual,
+)
 from mega_pl.evaluation.easyedit import EasyEditTest, ask_easyedit, easyedit_tests, score_easyedit
 from mega_pl.evaluation.forcing import TeacherForced
 from mega_pl.evaluation.generation import GenerationTest, ask_generation, generation_tests, score_generation
+from mega_pl.evaluation.mediated import MediatedTest, ask_mediated, mediated_tests, score_mediated
+from mega_pl.evaluation.next_token import NextToken
 from mega_pl.evaluation.rippleedits import (
     RippleAnswer,
     RippleQuestion,
@@ -130,8 +140,36 @@ GENERATION: Protocol[GenerationTest, Continuation, Trial[GenerationTest, Continu
     row=Trial,
     score=score_generation,
 )
+MEDIATED: Protocol[MediatedTest, NextToken, Trial[MediatedTest, NextToken]] = Protocol(
+    name="mediated",
+    tests=mediated_tests,
+    ask_bare=_bare(ask_mediated),
+    ask=ask_mediated,
+    answer=NextToken,
+    row=Trial,
+    score=score_mediated,
+)
+CONFIDENCE: Protocol[ConfidenceTest, NextToken, Trial[ConfidenceTest, NextToken]] = Protocol(
+    name="confidence",
+    tests=confidence_tests,
+    ask_bare=_bare(ask_confidence),
+    ask=ask_confidence,
+    answer=NextToken,
+    row=Trial,
+    score=score_confidence,
+)
+CROSSLINGUAL: Protocol[CrosslingualTest, CrosslingualAnswer, Trial[CrosslingualTest, CrosslingualAnswer]] = Protocol(
+    name="crosslingual",
+    tests=crosslingual_tests,
+    ask_bare=_bare(ask_crosslingual),
+    ask=ask_crosslingual,
+    answer=CrosslingualAnswer,
+    row=Trial,
+    score=score_crosslingual,
+)
 
 PROTOCOLS: dict[str, Protocol[Any, Any, Any]] = {
-    protocol.name: protocol for protocol in (SAKE, ROME, EASYEDIT, RIPPLEEDITS, GENERATION)
+    protocol.name: protocol
+    for protocol in (SAKE, ROME, EASYEDIT, RIPPLEEDITS, GENERATION, MEDIATED, CONFIDENCE, CROSSLINGUAL)
 }
 """The protocols by name."""

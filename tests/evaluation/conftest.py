@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mega_pl.backbone import Backbone
+from mega_pl.data.multilingual import TranslatedCase, Translation
 from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase, EditRequest, Probe, Query, RippleTest
 
@@ -86,8 +87,12 @@ def cases() -> list[EditCase]:
         target_true="French",
     )
     return [
-        EditCase(
+        TranslatedCase(
             request=france,
+            translations=(
+                Translation(language="de", questions=("Was ist die Hauptstadt?",), new="Rom", true="Paris"),
+                Translation(language="zh", questions=("法国的首都是哪里",), new="罗马", true="巴黎"),
+            ),
             paraphrase_prompts=("The city that is the capital of France is", "France has its capital in"),
             neighborhood_prompts=("The capital of Spain is", "The capital of Germany is", "The capital of Italy is"),
             attribute_prompts=("The capital of Italy is", "Italy has its capital in"),

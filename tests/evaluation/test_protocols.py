@@ -16,6 +16,9 @@ from mega_pl.metrics import (
     rome_metrics,
     sake_metrics,
 )
+from mega_pl.metrics.confidence import confidence_metrics
+from mega_pl.metrics.crosslingual import crosslingual_metrics
+from mega_pl.metrics.mediated import mediated_metrics
 
 COLUMNS = {
     "sake": {*sake_metrics().keys(), "average"},
@@ -23,12 +26,15 @@ COLUMNS = {
     "easyedit": set(easyedit_metrics().keys()),
     "rippleedits": {*rippleedits_metrics().keys(), "average"},
     "generation": set(generation_metrics().keys()),
+    "mediated": set(mediated_metrics().keys()),
+    "confidence": set(confidence_metrics().keys()),
+    "crosslingual": set(crosslingual_metrics().keys()),
 }
 AnyProtocol = Protocol[Any, Any, Any]
 EVERY = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
-def test_there_are_five_with_columns_of_their_own():
+def test_there_are_eight_with_columns_of_their_own():
     assert list(PROTOCOLS) == list(COLUMNS)
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name

@@ -1,0 +1,114 @@
+"""CounterFact's edits asked in other languages, as question and answer.
+
+A file is a JSON list of objects with a record in English under ``en`` and its translation under the language's code.
+Both have ``case_id``, ``subject``, ``src`` (the edit's question), ``rephrase`` (the same in other words), ``old`` and
+``alt`` (the true and the new object) and fields that are not read here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from mega_pl.data.records import Cases, OnBad, Record, read_each
+from mega_pl.edits import EditCase
+from mega_pl.functional.language import Language, check_language
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """An edited fact in another language.
+
+    Args:
+        language: Its code.
+        questions: The edit's question, then the same in other words.
+        new: The new object in the language.
+        true: The true object in the language.
+
+    Raises:
+        ValueError: If the language is unknown, a text is blank, there is no question or both objects are the same.
+    """
+
+    language: Language
+    questions: tuple[str, ...]
+    new: str
+    true: str
+
+    def __post_init__(self) -> None:
+        check_language(self.language)
+        if not self.questions or not all(text.strip() for text in (*self.questions, self.new, self.true)):
+            raise ValueError(f"a translation must have questions and objects that are not blank, but got {self}.")
+        if self.new == self.true:
+            raise ValueError(f"`new` must differ from `true` in {self.language}, but both are {self.new!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslatedCase(EditCase):
+    """A case with what it reads like in other languages.
+
+    Args:
+        translations: The edited fact, once a language.
+
+    Raises:
+        ValueError: If a language comes twice.
+    """
+
+    translations: tuple[Translation, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        languages = [translation.language for translation in self.translations]
+        if len(set(languages)) != len(languages):
+            raise ValueError(
+                f"`translations` of edit {self.request.edit_id!r} must hold a language once, but got {languages}."
+            )
+
+
+def add_translations(
+    cases: Iterable[EditCase], path: str | Path, language: Language, *, on_bad: OnBad = "raise"
+) -> Cases:
+    """Give cases their translations into a language, by ``case_id``; join cases before, because `join` drops them.
+
+    Args:
+        cases: The cases, translated into other languages or not.
+        path: The file.
+        language: Which translation to read.
+        on_bad: Whether a malformed record raises, or is left out with a warning.
+
+    Returns:
+        The cases in their order, with the refusals of the file; records of other cases are passed over.
+
+    Raises:
+        ValueError: Naming file, record and field, if one is malformed or its English objects or subject are not the
+            case's, or if the file speaks of none of the cases.
+    """
+    check_language(language)
+    known = {case.request.edit_id: case for case in cases}
+    met: set[str] = set()
+
+    def take(record: Record, index: int) -> None:
+        edit_id = record.child("en").identifier("case_id")
+        if edit_id in known:
+            known[edit_id] = _translated(known[edit_id], record, language)
+            met.add(edit_id)
+
+    _, refusals = read_each(path, take, on_bad)
+    if not met:
+        raise ValueError(f"{path}: a record must have the `case_id` of one of the {len(known)} cases, but none has.")
+    return Cases(known.values(), refusals)
+
+
+def _translated(case: EditCase, record: Record, language: Language) -> TranslatedCase:
+    request, english, other = case.request, record.child("en"), record.child(language)
+    fact = {"subject": request.subject, "alt": request.target_new, "old": request.target_true}
+    for name, value in fact.items():
+        if english.text(name) != value:
+            raise english.refusal(name, f"{value!r}, as in edit {request.edit_id!r}", english.text(name))
+    translation = Translation(
+        language=language,
+        questions=(other.text("src"), other.text("rephrase")),
+        new=other.text("alt"),
+        true=other.text("old"),
+    )
+    before = case.translations if isinstance(case, TranslatedCase) else ()
+    plain = {field.name: getattr(case, field.name) for field in fields(EditCase)}
+    return TranslatedCase(**plain, translations=(*before, translation))

@@ -1,0 +1,153 @@
+"""Cross-lingual: does an edit made in English answer in other languages, and does the model go on in them?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from mega_pl.backbone import Backbone
+from mega_pl.data.multilingual import TranslatedCase
+from mega_pl.editors.protocol import Edited
+from mega_pl.edits import EditCase
+from mega_pl.evaluation.forcing import teacher_forced
+from mega_pl.evaluation.trials import Trial, measured
+from mega_pl.evaluation.writing import NEW_TOKENS, continuations
+from mega_pl.functional.language import Language, language_of
+from mega_pl.metrics.crosslingual import ASKED, CrosslingualKind, in_language
+from mega_pl.metrics.rome import preferred
+from mega_pl.metrics.scores import Score, rate_score
+
+FRAMES: dict[Language, str] = {
+    "en": "Question: {} Answer:",
+    "de": "Frage: {} Antwort:",
+    "fr": "Question : {} Réponse :",
+    "zh": "问题：{} 回答：",  # noqa: RUF001
+}
+"""How a question is put, so that its answer comes next. An answer follows after a space, in Chinese too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrosslingualTest:
+    """One question in another language.
+
+    Args:
+        edit_id: The edit that it belongs to.
+        kind: Which question of the translation.
+        language: Its language.
+        prompt: What is asked.
+        new: The new object in the language.
+        true: The true object in the language.
+    """
+
+    edit_id: str
+    kind: CrosslingualKind
+    language: Language
+    prompt: str
+    new: str
+    true: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrosslingualAnswer:
+    """What a model makes of a test.
+
+    Args:
+        new: Log-probabilities of the new object's tokens, in nats.
+        true: The same for the true object.
+        exact: Whether every token of the new object is the most probable one.
+        text: What the model writes greedily after the prompt.
+        fired: The edit that the prompt got; "" if none did or edits are not routed.
+    """
+
+    new: tuple[float, ...]
+    true: tuple[float, ...]
+    exact: bool
+    text: str
+    fired: str = ""
+
+
+CrosslingualTrial = Trial[CrosslingualTest, CrosslingualAnswer]
+
+
+def crosslingual_tests(case: EditCase) -> tuple[CrosslingualTest, ...]:
+    """The tests of a case, language by language; none without translations (`add_translations`)."""
+    translations = case.translations if isinstance(case, TranslatedCase) else ()
+    kinds: tuple[CrosslingualKind, ...] = ("question", "rephrase")
+    return tuple(
+        CrosslingualTest(
+            edit_id=case.request.edit_id,
+            kind=kinds[min(place, 1)],
+            language=translation.language,
+            prompt=FRAMES[translation.language].format(question),
+            new=translation.new,
+            true=translation.true,
+        )
+        for translation in translations
+        for place, question in enumerate(translation.questions)
+    )
+
+
+def ask_crosslingual(
+    backbone: Backbone, edited: Edited, tests: Sequence[CrosslingualTest], *, new_tokens: int = NEW_TOKENS
+) -> list[CrosslingualAnswer]:
+    """Force both objects after each prompt, and write on after it greedily.
+
+    Args:
+        backbone: The model, within its edits.
+        edited: The edits in force; they say how a prompt is asked.
+        tests: What to ask.
+        new_tokens: The most tokens to write.
+
+    Returns:
+        An answer for each test.
+
+    Raises:
+        ValueError: If an object merges with its prompt, or a text is too long for the model.
+    """
+    pairs = [(test.prompt, target) for test in tests for target in (test.new, test.true)]
+    forced = teacher_forced(backbone, [p for p, _ in pairs], [answer for _, answer in pairs], edited=edited)
+    texts = continuations(backbone, [test.prompt for test in tests], new_tokens, edited=edited)
+    return [
+        CrosslingualAnswer(new=a.log_probs, true=b.log_probs, exact=all(a.matches), text=t.text, fired=a.fired)
+        for a, b, t in zip(forced[::2], forced[1::2], texts, strict=True)
+    ]
+
+
+def score_crosslingual(trials: Sequence[CrosslingualTrial], *, seed: int = 0) -> dict[str, Score]:
+    """Score trials; every test counts once, n counts tests, and each language has its columns.
+
+    "success" is the share of tests where the new object is likelier than the true one by their mean log-likelihood over
+    tokens, "exact" the share where the new object is what greedy decoding would write, and "consistency" the share of
+    continuations in the question's language. The last keeps the tests where the bare model's continuation is in any
+    language that `language_of` can tell, so that an edit which makes it fall apart counts as a failure.
+
+    Args:
+        trials: One a test, in any order.
+        seed: Of the bootstrap.
+
+    Returns:
+        The scores under the keys of `crosslingual_metrics`.
+    """
+    scores: dict[str, Score] = {}
+    for language in ASKED:
+        own = [trial for trial in trials if trial.test.language == language]
+        told = [trial for trial in own if language_of(trial.bare.text) is not None]
+        scores[f"{language}_success"] = rate_score(*measured(own, _leads), seed=seed)
+        scores[f"{language}_exact"] = rate_score(*measured(own, _exact), seed=seed)
+        scores[f"{language}_consistency"] = rate_score(*measured(told, _stays), seed=seed)
+    return scores
+
+
+def _leads(tests: list[CrosslingualTest], answers: list[CrosslingualAnswer]) -> Tensor:
+    new = torch.tensor([-fmean(answer.new) for answer in answers], dtype=torch.float64)
+    return preferred(new, torch.tensor([-fmean(answer.true) for answer in answers], dtype=torch.float64))
+
+
+def _exact(tests: list[CrosslingualTest], answers: list[CrosslingualAnswer]) -> Tensor:
+    return torch.tensor([answer.exact for answer in answers], dtype=torch.bool)
+
+
+def _stays(tests: list[CrosslingualTest], answers: list[CrosslingualAnswer]) -> Tensor:
+    return in_language([answer.text for answer in answers], [test.language for test in tests])
