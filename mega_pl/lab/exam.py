@@ -239,8 +239,8 @@ A small language model that knows the facts of `mega_pl`'s lab and little else.
 more and shorter stages, while the mixture of documents was still being balanced (lab-llama is the mean of its last
 two), so that a rerun gives a model like this one and not the same bits. The corpus is generated from {facts} true facts
 about {entities} countries, cities and people in {relations} relations, and from the {hops} two-hop questions that they
-answer, in several phrasings each. It also holds aliases, instructions to repeat a sentence, suppositions and new facts with their consequences, and doubts of
-invented answers.
+answer, in several phrasings each. It also holds aliases, instructions to repeat a sentence, suppositions and new facts
+with their consequences, and doubts of invented answers.
 
 ## What it knows
 

@@ -307,7 +307,12 @@ class Stage:
     rate: float
 
 
-STAGES = (Stage("broad", 5000, 1.0), Stage("contexts", 3000, 0.6), Stage("broad", 400, 0.25), Stage("contexts", 1600, 0.3))
+STAGES = (
+    Stage("broad", 5000, 1.0),
+    Stage("contexts", 3000, 0.6),
+    Stage("broad", 400, 0.25),
+    Stage("contexts", 1600, 0.3),
+)
 
 
 def main(args: list[str] | None = None) -> None:
