@@ -148,12 +148,12 @@ def test_local_files_are_read(backbone, sources, tmp_path, name, column):
 
 
 def test_sources_that_cannot_be_read_are_refused(backbone, sources, tmp_path):
-    with pytest.raises(ValueError, match="`column` must be one of body, id in .*but got 'text'"):
+    with pytest.raises(ValueError, match=r"`column` must be one of body, id in .*but got 'text'"):
         list(read_texts(backbone, TextConfig(source=str(tmp_path / "a.jsonl"))))
     (tmp_path / "a.pdf").touch()
     with pytest.raises(ValueError, match=r"`source` must end in one of \.txt, \.json, \.jsonl, \.parquet"):
         list(read_texts(backbone, TextConfig(source=str(tmp_path / "a.pdf"))))
-    with pytest.raises(ValueError, match="`source` must be a data set or a file of text, but got '.*nowhere'"):
+    with pytest.raises(ValueError, match=r"`source` must be a data set or a file of text, but got '.*nowhere'"):
         list(read_texts(backbone, TextConfig(source=str(tmp_path / "nowhere"))))
 
 
@@ -191,4 +191,3 @@ def test_text_settings_out_of_range_are_refused(settings, name):
 def test_a_negative_ridge_is_refused():
     with pytest.raises(ValueError, match="`ridge` must be at least 0, but got -1"):
         CovarianceConfig(ridge=-1)
-

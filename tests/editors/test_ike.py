@@ -96,7 +96,7 @@ def test_a_pool_may_be_a_data_module(edits_file):
 @pytest.mark.parametrize("name", ["demonstrations", "reserve"])
 def test_negative_numbers_are_refused(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 0, but got -1"):
-        IkeConfig(**{name: -1})
+        IkeConfig(**{name: -1})  # type: ignore[arg-type]
 
 
 def test_cosines_are_those_of_pairs():

@@ -91,7 +91,8 @@ def test_the_order_of_a_batch_does_not_matter(backbone, moments):
 
 def test_an_mlp_that_does_not_write_straight_into_the_stream_is_refused(tiny_backbone, moments):
     memit = Memit(MemitConfig(layers=(1,), covariance=covariance(moments)))
-    with pytest.raises(ValueError, match="writes straight into the stream"), memit.edit(tiny_backbone("gemma2"), REQUESTS):
+    editing = memit.edit(tiny_backbone("gemma2"), REQUESTS)
+    with pytest.raises(ValueError, match="writes straight into the stream"), editing:
         pass
 
 

@@ -49,7 +49,12 @@ def test_the_map_is_pots(backbone):
 def test_consequences_that_move_with_the_fact_are_kept_with_noisy_copies(backbone, monkeypatch):
     """The samples of the reference procedure, in a slow twin that draws the same noise."""
     config, seen = replace(CONFIG, implications=2, copies=3, noise=0.5), []
-    monkeypatch.setattr("mega_pl.editors.sake.fit_transport", lambda *samples, **_: seen.append(samples) or FakeMap())
+
+    def fake(*samples, **_):
+        seen.append(samples)
+        return FakeMap()
+
+    monkeypatch.setattr("mega_pl.editors.sake.fit_transport", fake)
     fit_map(backbone, IMPLYING, config)
     prompts, count = expand(IMPLYING, PROMPTS), len(phrasings(FRANCE, PROMPTS))
     source, target = (final_states(backbone, some) for some in (prompts.source, prompts.target))
@@ -87,7 +92,7 @@ def test_the_output_layer_gets_the_mapped_state(backbone):
         assert edited.fired == routes
         assert torch.equal(logits[1], silent[1])
         for i in (0, 2, 3):
-            wanted = head(backbone, maps[routes[i]](final_states(backbone, [prompts[i]])))[0]
+            wanted = head(backbone, maps[str(routes[i])](final_states(backbone, [prompts[i]])))[0]
             torch.testing.assert_close(logits[i], wanted, rtol=1e-3, atol=1e-3)
             assert not torch.allclose(logits[i], bare[i], atol=1e-2)
 
@@ -113,9 +118,7 @@ def test_a_cached_generation_is_mapped_once(backbone):
         edited.route(["france"])
         first = backbone.last_logits(encoded).argmax(-1)
         assert hook_count(backbone.model) == count + 2  # those that read along, none that maps
-        written = backbone.model.generate(
-            input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, **options
-        )
+        written = backbone.model.generate(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, **options)
     begun = torch.cat([encoded.input_ids, first[:, None]], 1)
     options |= {"min_new_tokens": 4, "max_new_tokens": 4}
     bare = backbone.model.generate(input_ids=begun, attention_mask=torch.ones_like(begun), **options)

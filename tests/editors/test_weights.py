@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -76,11 +77,16 @@ def test_a_shift_is_added_at_its_positions_only_and_gets_the_gradient(projection
 
 
 def test_parameters_are_restored_to_the_bit_after_an_exception():
-    module = nn.Linear(3, 2)
+    module: Any = nn.Linear(3, 2)
     before, place = module.weight.detach().clone(), module.weight.data_ptr()
-    with pytest.raises(KeyError), restored([module.weight]):
-        assign(module.weight, torch.zeros(2, 3))
-        raise KeyError
+
+    def fail():
+        with restored([module.weight]):
+            assign(module.weight, torch.zeros(2, 3))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert torch.equal(module.weight, before)
     assert module.weight.data_ptr() == place
 
