@@ -81,7 +81,7 @@ def draw_heads(scores: Tensor, title: str = "Importance of heads") -> Figure:
     image = axes.imshow(scores.T, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
     axes.set_xlabel("block")
     axes.set_ylabel("head")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=9)
     figure.colorbar(image, ax=axes, label="nats")
     return figure
 

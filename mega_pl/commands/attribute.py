@@ -53,6 +53,7 @@ def attribute(
     found = select(
         backbone, editors, data.cases, selection or SelectionConfig(), cache=None if cache is None else Path(cache)
     )
+    backbone.name = model_name_or_path
     found.save(Path(folder))
     if not backbone.layout.post_norms and not backbone.layout.parallel:
         _draw_heads(backbone, data).savefig(Path(folder) / "figures" / "heads.png", dpi=150)
@@ -67,4 +68,4 @@ def _draw_heads(backbone: Backbone, data: EditDataModule) -> Figure:
         head_importance(backbone, prompts[i : i + BATCH], targets[i : i + BATCH]).heads[:, 0]
         for i in range(0, len(prompts), BATCH)
     ]
-    return draw_heads(torch.cat(scores).mean(0), f"Heads of {backbone.name}: mean importance for the true object")
+    return draw_heads(torch.cat(scores).mean(0), f"{Path(backbone.name).name}: heads for the true object")
