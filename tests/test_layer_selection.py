@@ -2,7 +2,7 @@
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning as L
 import pytest
@@ -106,6 +106,12 @@ def test_the_contrast_is_read_where_it_has_been_made(tiny_backbone, contrast_fil
     torch.testing.assert_close(again.scores, first.scores)
     with pytest.raises(TypeError):  # control: another editor has to be asked
         select(backbone, [Pushing(2.0)], data.cases, CONFIG, cache=tmp_path)
+
+
+def test_a_window_that_is_too_small_is_refused_before_any_edit(tiny_backbone, contrast_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("mega_pl.attribution.selection.changes_by", None)
+    with pytest.raises(ValueError, match="must hold 5 layers 1 apart, but holds 4 of 4"):
+        select(tiny_backbone("gpt2"), [Pushing()], [], replace(CONFIG, number=5), cache=tmp_path)
 
 
 def test_another_backbone_is_asked_again(tiny_backbone, contrast_file, tmp_path):

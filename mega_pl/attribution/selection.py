@@ -115,6 +115,8 @@ def select(
     Raises:
         ValueError: If no editor has enough successes and failures, or the window is too small.
     """
+    # A window that cannot hold the layers is refused before hours of edits.
+    pick_layers(torch.zeros(backbone.n_layers), config.number, window=config.window, spacing=config.spacing)
     folder = default_cache() if cache is None else cache
     of_editors = [_cached(backbone, editor, cases, config.criterion, folder) for editor in editors]
     found = contrast_of(of_editors, criterion=config.criterion, least=config.least, seed=config.seed)
