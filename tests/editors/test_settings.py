@@ -1,0 +1,77 @@
+"""The settings that are shipped for real models are those of the published code; those of the lab work on the lab."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+
+from mega_pl import Backbone, model_path
+from mega_pl.editors import Editor, Ike, Sake
+from mega_pl.lab.data import LabDataModule
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PUBLISHED = {
+    "gpt2-xl": {
+        "ROME": {"layer": 17, "value.steps": 20, "value.weight_decay": 0.5, "value.clamp": 4.0, "covariance": None},
+        "MEMIT": {"layers": (13, 14, 15, 16, 17), "value.steps": 20, "value.clamp": 0.75, "spare": 20_000.0},
+        "FT-L": {"layers": (0,), "steps": 25, "learning_rate": 5e-4, "clamp": 5e-4, "batch": 3},
+        "IKE": {"demonstrations": 16},
+        "SAKE": {"regularization": 1e-2},
+    },
+    "llama2-7b": {
+        "ROME": {"layer": 5, "value.steps": 25, "value.weight_decay": 1e-3, "value.clamp": 4.0, "covariance": None},
+        "MEMIT": {"layers": (4, 5, 6, 7, 8), "value.steps": 25, "value.clamp": 4.0, "spare": 15_000.0},
+        "FT-L": {"layers": (21,), "steps": 25, "learning_rate": 5e-4, "clamp": None, "batch": 1},
+        "IKE": {"demonstrations": 16},
+        "SAKE": {"regularization": 0.5},
+    },
+}
+
+
+def read_editors(path: Path) -> dict[str, Editor]:
+    """The editors of a config file, made as the command line makes them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--editors", type=dict[str, Editor])
+    given = yaml.safe_load(path.read_text("utf-8"))["editors"]
+    made: dict[str, Editor] = parser.instantiate_classes(parser.parse_object({"editors": given})).editors
+    return made
+
+
+def setting(editor, path):
+    value = editor.config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_published_settings(model):
+    editors = read_editors(CONFIGS / "editors" / f"{model}.yaml")
+    for name, settings in PUBLISHED[model].items():
+        for path, value in settings.items():
+            assert setting(editors[name], path) == value, (name, path)
+    for name in ("ROME", "MEMIT"):
+        value = editors[name].config.value  # type: ignore[attr-defined]
+        assert (value.learning_rate, value.kl, value.stop) == (0.5, 0.0625, 0.05)
+        assert sum(count for _, count in value.contexts) == {"ROME": 20, "MEMIT": 5}[name]
+
+
+@pytest.mark.parametrize("model", ["lab-gpt2", "lab-llama"])
+def test_each_editor_changes_facts_of_the_lab_and_gives_them_back(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEGA_PL_CACHE", str(tmp_path))
+    backbone, data = Backbone.from_pretrained(model_path(model)), LabDataModule(split="test", limit=4)
+    data.setup("fit")
+    digest = backbone.digest()
+    editors = read_editors(CONFIGS / f"compare_{model.replace('-', '_')}.yaml")
+    del editors["MEGA"]  # slow for single edits, and tested elsewhere
+    assert {type(editor) for editor in editors.values()} >= {Ike, Sake}
+    for name, editor in editors.items():
+        took = []
+        for request in data.requests:
+            new, true = (backbone.answer_ids(request.filled, o)[0] for o in (request.target_new, request.target_true))
+            with editor.edit(backbone, [request]) as edited:
+                took.append(int(backbone.last_logits(backbone.encode([edited.prompt(request.filled)])).argmax()) == new)
+            assert int(backbone.last_logits(backbone.encode([request.filled])).argmax()) == true
+        assert sum(took) >= 3, name
+        assert backbone.digest() == digest
