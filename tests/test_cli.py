@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonargparse import auto_parser
 
-from mega_pl.cli import main
+from mega_pl.cli import VERBS, main
 from mega_pl.edits import EditBank
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+EVERY_CONFIG = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = [path for path in EVERY_CONFIG if path.stem.split("_")[0] not in VERBS]
 Folder = Callable[[str], Path]
 Lines = list[dict[str, Any]]
 
@@ -79,8 +81,16 @@ def counterfact(index: int, line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("config", sorted(set(EVERY_CONFIG) - set(CONFIGS)), ids=lambda path: path.stem)
+def test_every_config_of_a_verb_is_understood(config: Path) -> None:
+    read = auto_parser(VERBS[config.stem.split("_")[0]], as_positional=False).parse_args(["--config", str(config)])
+    assert read.editors
+    assert read.folder == f"runs/{config.stem}"
+
+
 def test_there_are_configs() -> None:
     assert len(CONFIGS) >= 2
+    assert len(EVERY_CONFIG) > len(CONFIGS)
 
 
 def test_fit_leaves_a_run_that_test_goes_on_with(roomy_folder: Folder, edits_file: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import auto_cli
 
 from mega_pl import Backbone, model_path
 from mega_pl.editors import Editor, Ike, Sake
@@ -31,10 +31,12 @@ PUBLISHED = {
 
 def read_editors(path: Path) -> dict[str, Editor]:
     """The editors of a config file, made as the command line makes them."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--editors", type=dict[str, Editor])
-    given = yaml.safe_load(path.read_text("utf-8"))["editors"]
-    made: dict[str, Editor] = parser.instantiate_classes(parser.parse_object({"editors": given})).editors
+
+    def given(editors: dict[str, Editor]) -> dict[str, Editor]:
+        return editors
+
+    config = yaml.safe_load(path.read_text("utf-8"))
+    made: dict[str, Editor] = auto_cli(given, args={"editors": config["editors"]})
     return made
 
 
