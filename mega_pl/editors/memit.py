@@ -1,7 +1,7 @@
 """MEMIT: many associations written into the MLP projections of several blocks at once (arXiv:2210.07229)."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -104,14 +104,14 @@ def _insert(
     asked = [Asked.of(request, known.contexts) for request in requests]
     site = Site(config.layers[-1], "resid_post")
     shifted = stream_shift(backbone, site.layer)
-    _, start = _at_subjects(backbone, [], site, asked)
+    _, start = _at_subjects(backbone, projections[site.layer], site, asked)
     shifts = [
         find_shift(backbone, request, known.contexts, config.value, h, shifted)
         for request, h in zip(requests, start, strict=True)
     ]
     aim = start.double() + torch.stack(shifts).double()
     for i, (layer, projection) in enumerate(projections.items()):
-        (keys,), now = _at_subjects(backbone, [projection], site, asked)
+        keys, now = _at_subjects(backbone, projection, site, asked)
         residual = (aim - now.double()) / (len(projections) - i)
         projection.add(residual.T @ _adjusted(keys, known.covariances[layer], config.spare).T)
 
@@ -135,23 +135,20 @@ def _adjusted(keys: Tensor, covariance: KeyCovariance, spare: float) -> Tensor:
 
 @torch.no_grad()
 def _at_subjects(
-    backbone: Backbone, projections: Sequence[Projection], site: Site, asked: Sequence[Asked]
-) -> tuple[list[Tensor], Tensor]:
-    """Each projection's inputs (E, F) and the site's values (E, D), for each edit at its subject's last token.
+    backbone: Backbone, projection: Projection, site: Site, asked: Sequence[Asked]
+) -> tuple[Tensor, Tensor]:
+    """The projection's inputs (E, F) and the site's values (E, D), for each edit at its subject's last token.
 
     Inputs are half from the bare prompt and half from its mean after the contexts; values are from the bare prompt.
     """
-    keys: list[list[Tensor]] = [[] for _ in projections]
-    states = []
+    keys, states = [], []
     for one in asked:
         encoded = backbone.encode(one.texts)
         positions = subject_positions(backbone, one.texts, one.subject_ends)
         tokens = (torch.arange(len(positions)), positions)
-        with ExitStack() as stack, record(backbone.model, [site], positions) as state:
-            seen = [stack.enter_context(projection.record(tokens)) for projection in projections]
+        with projection.record(tokens) as seen, record(backbone.model, [site], positions) as state:
             backbone.model.base_model(**encoded.inputs, use_cache=False)
+        bare, after = seen.keys[0].double(), (seen.keys[1:] if len(seen.keys) > 1 else seen.keys).double()
+        keys.append((bare + after.mean(0)) / 2)
         states.append(state[site][0])
-        for of_projection, found in zip(keys, seen, strict=True):
-            wide = found.keys.double()
-            of_projection.append(torch.stack([wide[0], (wide[1:] if len(wide) > 1 else wide).mean(0)]).mean(0))
-    return [torch.stack(of_projection) for of_projection in keys], torch.stack(states)
+    return torch.stack(keys), torch.stack(states)

@@ -33,9 +33,9 @@ _MAPS = ("mean", "shift", "basis", "matrix", "ranks")
 def save_bank(bank: EditBank, folder: Path) -> Path:
     """Write a bank's three files, each beside its place and then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": "pt", "format_version": str(FORMAT_VERSION)}
     tensors = bank_tensors(bank)
-    save_file(tensors, folder / f".{TENSORS}", metadata=metadata)
+    # One entry of metadata, because several come in any order, and the same bank should be the same file.
+    save_file(tensors, folder / f".{TENSORS}", metadata={"format": "pt"})
     os.replace(folder / f".{TENSORS}", folder / TENSORS)
     config = {**bank_config(bank), "tensors": digest(tensors)}
     write_text(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=1) + "\n")
