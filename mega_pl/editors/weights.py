@@ -127,9 +127,9 @@ class Projection:
         """Add ``delta`` (D,) to the output at one position (B,) of each row, in a way that gradients pass."""
 
         def shift(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            rows = torch.arange(len(output), device=output.device)
-            moved = output[rows, positions] + delta.to(output)
-            return output.index_put((rows, positions), moved)
+            rows, at = torch.arange(len(output), device=output.device), positions.to(output.device)
+            moved = output[rows, at] + delta.to(output)
+            return output.index_put((rows, at), moved)
 
         handle = self.module.register_forward_hook(shift)
         try:
