@@ -1,7 +1,6 @@
 """What a run leaves for people: a table, a figure, and the files they are made from."""
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..edits.storage import write_text
 from ..evaluation import routing
 from ..fitting import versions
 from ..metrics import Score
+from ..metrics.scores import shown
 from ..module import MegaModule
 
 NAMES = {
@@ -77,8 +77,8 @@ def results(module: MegaModule) -> dict[str, Any]:
         "edits": len(bank),
         "seed": module.hparams["seed"],
         "versions": versions(),
-        "metrics": _scores(module.scores[first]),
-        "modes": {mode: _scores(scores) for mode, scores in module.scores.items() if mode != first},
+        "metrics": _entries(module.scores[first]),
+        "modes": {mode: _entries(scores) for mode, scores in module.scores.items() if mode != first},
         "routing": routing(module.rows[first]),
         "silent_prompts": {"n": len(silent), "unchanged": same},
         "settings": module.settings(),
@@ -90,10 +90,8 @@ def markdown(module: MegaModule) -> str:
     """The scores as a Markdown table, a row a mode and one for the bare model on the same tests."""
     first = module.scores[module.modes[0]]
     lines = ["| | " + " | ".join(NAMES.values()) + " |", "| --- |" + " --- |" * len(NAMES)]
-    lines += [
-        f"| {mode} | " + " | ".join(_shown(s[n].value) for n in NAMES) + " |" for mode, s in module.scores.items()
-    ]
-    lines.append("| bare model | " + " | ".join(_shown(first[n].bare) for n in NAMES) + " |")
+    lines += [f"| {mode} | " + " | ".join(shown(s[n].value) for n in NAMES) + " |" for mode, s in module.scores.items()]
+    lines.append("| bare model | " + " | ".join(shown(first[n].bare) for n in NAMES) + " |")
     lines.append("| tests | " + " | ".join(str(first[n].n) for n in NAMES) + " |")
     return "\n".join(lines) + "\n"
 
@@ -120,18 +118,5 @@ def draw(scores: dict[str, Score]) -> Figure:
     return figure
 
 
-def _scores(scores: dict[str, Score]) -> dict[str, Any]:
-    return {
-        name: {
-            "value": _finite(s.value), "n": s.n, "ci95": [_finite(x) for x in s.ci95], "bare": _finite(s.bare)
-        }
-        for name, s in scores.items()
-    }  # fmt: skip
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _shown(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"
+def _entries(scores: dict[str, Score]) -> dict[str, Any]:
+    return {name: score.to_json() for name, score in scores.items()}

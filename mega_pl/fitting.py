@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site, record, steer
+from mega_pl.data.asking import likeliest
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.scope import scope_questions
 from mega_pl.edits import EditBank, EditRequest, Gate, GateConfig
@@ -193,11 +194,9 @@ def _followed(backbone: Backbone, targets: Sequence[tuple[int, str]], answers: S
     """Which targets (N,) the model follows; of an edit with fewer than two such phrasings all count."""
     followed = torch.ones(len(targets), dtype=torch.bool)
     asked = [i for i, answer in enumerate(answers) if answer]
-    for start in range(0, len(asked), batch):
-        rows = asked[start : start + batch]
-        tokens = backbone.last_logits(backbone.encode([targets[i][1] for i in rows])).argmax(-1).tolist()
-        for i, token in zip(rows, tokens, strict=True):
-            followed[i] = token == backbone.answer_ids(targets[i][1], answers[i])[0]
+    tokens = likeliest(backbone, [targets[i][1] for i in asked], batch=batch)
+    for i, token in zip(asked, tokens, strict=True):
+        followed[i] = token == backbone.answer_ids(targets[i][1], answers[i])[0]
     for edit in {e for e, _ in targets}:
         own = [i for i in asked if targets[i][0] == edit]
         if followed[own].sum() < 2:

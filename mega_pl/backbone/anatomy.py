@@ -23,17 +23,22 @@ _INTERLEAVED = frozenset({"gpt_neox"})
 """Families that make query, key and value head by head, so that the values are not the last columns."""
 
 
+def has_components(model: PreTrainedModel) -> bool:
+    """Whether heads and neurons write into the stream as they are, those of attention first."""
+    layout = layout_of(model)
+    return not (layout.post_norms or layout.parallel or model.config.model_type in _INTERLEAVED)
+
+
 def check_components(model: PreTrainedModel) -> None:
     """Refuse a model in which heads and neurons do not write into the stream one after the other.
 
     Raises:
         ValueError: if norms stand between them and the stream, or attention and MLP are parallel.
     """
-    layout, name = layout_of(model), model.config.model_type
-    if layout.post_norms or layout.parallel or name in _INTERLEAVED:
+    if not has_components(model):
         raise ValueError(
             "the model must add what heads and neurons write to the stream as it is, attention first, but got "
-            f"{name!r}; use the layer level."
+            f"{model.config.model_type!r}; use the layer level."
         )
 
 

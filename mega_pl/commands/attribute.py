@@ -9,6 +9,7 @@ from mega_pl.attribution.figures import draw_heads
 from mega_pl.attribution.heads import head_importance
 from mega_pl.attribution.selection import SelectionConfig, select
 from mega_pl.backbone import Backbone
+from mega_pl.backbone.anatomy import has_components
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
@@ -55,7 +56,7 @@ def attribute(
     )
     backbone.name = model_name_or_path
     found.save(Path(folder))
-    if not backbone.layout.post_norms and not backbone.layout.parallel:
+    if has_components(backbone.model):
         _draw_heads(backbone, data).savefig(Path(folder) / "figures" / "heads.png", dpi=150)
     print(f"\n{found.table()}\nWritten to {folder}: attribution.json, attribution.md, figures")
 

@@ -18,8 +18,11 @@ from mega_pl.edits.storage import write_text
 from mega_pl.evaluation import PROTOCOLS
 from mega_pl.fitting import versions
 from mega_pl.lab import model_path
+from mega_pl.metrics.scores import shown
 
-ProtocolName = Literal["sake", "rome", "easyedit", "rippleedits", "generation"]
+ProtocolName = Literal[
+    "sake", "rome", "easyedit", "rippleedits", "generation", "mediated", "confidence", "crosslingual"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +131,7 @@ def blocks(found: Sequence[tuple[Backbone, Result]]) -> list[Block]:
 def markdown(block: Block) -> str:
     """A table in Markdown."""
     lines = [f"| {block.title} | " + " | ".join(block.columns) + " |", "| --- |" + " --- |" * len(block.columns)]
-    lines += [f"| {name} | " + " | ".join(map(_shown, values)) + " |" for name, values in block.rows.items()]
+    lines += [f"| {name} | " + " | ".join(map(shown, values)) + " |" for name, values in block.rows.items()]
     lines.append("| tests | " + " | ".join(map(str, block.tests)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -136,7 +139,7 @@ def markdown(block: Block) -> str:
 def latex(block: Block) -> str:
     """A table in LaTeX, for booktabs."""
     escape = str.maketrans({"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#"})
-    rows = [(name, *map(_shown, values)) for name, values in block.rows.items()]
+    rows = [(name, *map(shown, values)) for name, values in block.rows.items()]
     body = "\n".join(" & ".join(cell.translate(escape) for cell in row) + r" \\" for row in rows)
     head = " & ".join(("", *(column.translate(escape) for column in block.columns)))
     return (
@@ -157,7 +160,7 @@ def draw(tables: Sequence[Block]) -> Figure:
         axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
         for y, row in enumerate(block.rows.values()):
             for x, value in enumerate(row):
-                axes.text(x, y, _shown(value), ha="center", va="center", fontsize=7)
+                axes.text(x, y, shown(value), ha="center", va="center", fontsize=7)
         axes.set_xticks(range(len(block.columns)), block.columns, fontsize=7, rotation=20)
         axes.set_yticks(range(len(block.rows)), list(block.rows), fontsize=8)
         axes.set_title(block.title, fontsize=9)
@@ -174,10 +177,7 @@ def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:
         "edits": result.edits,
         "method": result.editor,
         "protocol": result.protocol,
-        "metrics": {
-            name: {"value": _finite(s.value), "n": s.n, "ci95": [_finite(x) for x in s.ci95], "bare": _finite(s.bare)}
-            for name, s in result.scores.items()
-        },
+        "metrics": {name: score.to_json() for name, score in result.scores.items()},
     }
 
 
@@ -191,11 +191,3 @@ def _lines(backbone: Backbone, result: Result) -> str:
         "protocol": result.protocol,
     }
     return "".join(json.dumps(head | row, ensure_ascii=False) + "\n" for row in result.rows)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _shown(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, each_prompt
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.editors.centres import CentreGate
 from mega_pl.editors.encoders import sentence_encoder
 from mega_pl.editors.protocol import Edited, Editor, check_requests
-from mega_pl.editors.reading import each_prompt
 from mega_pl.edits import NO_EDIT, EditRequest
 from mega_pl.edits.gate import evidence
 from mega_pl.functional import Transport, Transports, fit_transport, stack

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mega_pl.backbone import Backbone, Site, steer
+from mega_pl.backbone import Backbone, Site, each_prompt, steer
 from mega_pl.edits.gate import NO_EDIT, Gate, evidence
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.storage import load_bank, save_bank
@@ -111,7 +111,7 @@ class EditBank:
             fixed=None if edits is None else [NO_EDIT if e is None else self.index(e) for e in edits],
             forced=forced,
         )
-        with use.hooked():
+        with each_prompt(backbone.model, use.steered):
             yield use
 
     def attach(self, backbone: Backbone) -> BankHandle:
@@ -175,28 +175,16 @@ class BankUse:
         return [] if self.routes is None else [None if r == NO_EDIT else ids[r] for r in self.routes.tolist()]
 
     @contextmanager
-    def hooked(self) -> Iterator[None]:
-        """Route and steer each prompt that the model reads."""
-        model, armed = self.backbone.model, ExitStack()
-
-        def enter(_: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-            if _continues(kwargs):
-                return
-            inputs = {k: kwargs[k] for k in ("attention_mask", "position_ids") if kwargs.get(k) is not None}
-            inputs["input_ids"] = args[0] if args else kwargs["input_ids"]
-            self.routes = self._route(inputs)
-            armed.enter_context(self._steering(inputs, self.routes))
-
-        handles = [
-            model.register_forward_pre_hook(enter, with_kwargs=True),
-            model.register_forward_hook(lambda *_: armed.close(), always_call=True),
-        ]
-        try:
+    def steered(self, inputs: dict[str, Tensor], last: Tensor) -> Iterator[None]:
+        """Route the prompts that the model is about to read, and steer them while it does."""
+        routes = self.routes = self._route(inputs)
+        rows = (routes != NO_EDIT).nonzero()[:, 0]
+        edit, strength = routes[rows], self.bank.strength
+        edits = {
+            site: (lambda x, maps=maps: maps.apply(x, edit.to(x.device), strength)) for site, maps in self.maps.items()
+        }
+        with steer(self.backbone.model, edits, last, rows):
             yield
-        finally:
-            armed.close()
-            for handle in handles:
-                handle.remove()
 
     def _route(self, inputs: dict[str, Tensor]) -> Tensor:
         rows = len(inputs["input_ids"])
@@ -208,18 +196,7 @@ class BankUse:
                 )
             return torch.tensor(self.fixed, device=inputs["input_ids"].device)
         seen = evidence(self.backbone, inputs, self.bank.gate_layers)
-        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
-        return self.gate.route(seen, mask, forced=self.forced)[0]
-
-    @contextmanager
-    def _steering(self, inputs: dict[str, Tensor], routes: Tensor) -> Iterator[None]:
-        rows = (routes != NO_EDIT).nonzero()[:, 0]
-        edit, strength = routes[rows], self.bank.strength
-        edits = {
-            site: (lambda x, maps=maps: maps.apply(x, edit.to(x.device), strength)) for site, maps in self.maps.items()
-        }
-        with steer(self.backbone.model, edits, _last(inputs), rows):
-            yield
+        return self.gate.route(seen, inputs["attention_mask"], forced=self.forced)[0]
 
 
 @dataclass
@@ -232,20 +209,6 @@ class BankHandle:
     def remove(self) -> None:
         """Give the bare backbone back; calling it again does nothing."""
         self._stack.close()
-
-
-def _continues(kwargs: dict[str, Any]) -> bool:
-    """Whether the model writes on after a prompt that it has read."""
-    cache = kwargs.get("past_key_values")
-    return cache is not None and cache.get_seq_length() > 0
-
-
-def _last(inputs: dict[str, Tensor]) -> Tensor:
-    mask = inputs.get("attention_mask")
-    if mask is None:
-        rows, tokens = inputs["input_ids"].shape
-        return torch.full((rows,), tokens - 1, device=inputs["input_ids"].device)
-    return (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
 
 
 def _short(value: object) -> str:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mega_pl.backbone import Backbone
 from mega_pl.data.sake import Test
+from mega_pl.editors.mega import Banked
 from mega_pl.editors.protocol import Edited
-from mega_pl.edits import BankUse, EditBank
+from mega_pl.edits import EditBank
 from mega_pl.evaluation.batching import BARE, batches, encoded_ids
 from mega_pl.evaluation.forcing import answer_ids
 from mega_pl.metrics import Row, first_token_hit
@@ -116,7 +117,7 @@ def ask(backbone: Backbone, bank: EditBank, tests: Sequence[Test], modes: Sequen
     for mode in modes:
         oracle = _oracle(tests) if mode == "oracle" else None
         with bank.apply(backbone, edits=oracle, forced=mode == "forced") as use:
-            answers = _ask(backbone, _Banked(use), tests)
+            answers = _ask(backbone, Banked(use), tests)
         rows[mode] = [sake_row(*columns) for columns in zip(tests, bare, answers, strict=True)]
     return rows
 
@@ -136,18 +137,6 @@ def routing(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         n = max(1, len(kept))
         table[metric] = {"right": hits / n, "wrong_edit": wrong / n, "silent": silent / n, "n": len(kept)}
     return table
-
-
-class _Banked(Edited):
-    """A bank in force."""
-
-    def __init__(self, use: BankUse) -> None:
-        self._use = use
-
-    @property
-    def fired(self) -> list[str | None]:
-        """What the bank's gate chose."""
-        return self._use.fired
 
 
 def _oracle(tests: Sequence[Test]) -> list[str | None]:

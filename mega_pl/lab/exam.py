@@ -4,7 +4,7 @@ The table goes to standard output and, with ``--write``, into the card beside th
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from mega_pl.backbone import Backbone
 from mega_pl.data.prompts import CONSIDER, PRETEND, REPEAT, SUPPRESS
 from mega_pl.data.sake import DOUBT_TEMPLATES
+from mega_pl.evaluation.batching import batches, encoded_ids
 from mega_pl.lab import model_path
 from mega_pl.lab.corpus import IMAGINE, NEW_FACT, Corpus
 from mega_pl.lab.world import Fact, TwoHop, World, fill
@@ -160,26 +161,15 @@ def examine(rows: dict[str, list[Question]], answer: Callable[[Sequence[str]], S
 
 def greedy(backbone: Backbone, prompts: Sequence[str], tokens_per_batch: int = 4096) -> list[str]:
     """The likeliest token after each prompt, decoded; prompts of like length share a batch."""
-    lengths = [len(ids) for ids in backbone.tokenizer(list(prompts))["input_ids"]]
+    lengths = [len(ids) for ids in encoded_ids(backbone, prompts)]
     found = [""] * len(prompts)
     with tqdm(total=len(prompts), desc="exam", unit="prompt", dynamic_ncols=True) as progress:
-        for rows in _batches(lengths, tokens_per_batch):
+        for rows in batches(lengths, tokens_per_batch):
             logits = backbone.last_logits(backbone.encode([prompts[i] for i in rows]))
             for i, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
                 found[i] = str(backbone.tokenizer.decode([token]))
             progress.update(len(rows))
     return found
-
-
-def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[i] > tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def table(scores: dict[str, Score]) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,16 @@ class Score:
     n: int
     ci95: tuple[float, float]
     bare: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry; JSON has no nan, so that null stands for it."""
+        value, low, high, bare = (x if math.isfinite(x) else None for x in (self.value, *self.ci95, self.bare))
+        return {"value": value, "n": self.n, "ci95": [low, high], "bare": bare}
+
+
+def shown(value: float) -> str:
+    """A value in a table: three digits, or a dash where there is none."""
+    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 NOT_AVAILABLE = Score(math.nan, 0, (math.nan, math.nan), math.nan)
