@@ -2,52 +2,37 @@
 
     python benchmarks/editors.py --config configs/compare_lab_gpt2.yaml --edits 60
 
-Efficacy is the share of edits whose new object's first token is the likeliest after the edit prompt. The config is one
-of `train.py compare`; what does not matter here is not read.
+Efficacy is the share of edits whose new object's first token is the likeliest after the edit prompt.
 """
 
+import argparse
 import time
 from pathlib import Path
 
-from jsonargparse import auto_cli
+from jsonargparse import auto_parser
 from tqdm import tqdm
 
-from mega_pl.commands.compare import BackboneConfig
-from mega_pl.data.datamodule import EditDataModule
-from mega_pl.editors import Editor
+from mega_pl.commands import compare
 from mega_pl.edits.storage import write_text
 
 
-def efficacy(
-    backbones: list[BackboneConfig],
-    data: dict[str, EditDataModule],
-    editors: dict[str, Editor],
-    edits: int = 60,
-    output: Path | None = None,
-    folder: str = "",
-    protocols: list[str] | None = None,
-    modes: list[str] | None = None,
-) -> None:
-    """Print the table.
-
-    Args:
-        backbones: Models to edit.
-        data: Edits, by the name of the data set.
-        editors: Editors by their names in the table.
-        edits: The most edits to make.
-        output: Where to write the table.
-        folder: Not read.
-        protocols: Not read.
-        modes: Not read.
-    """
+def main(args: list[str] | None = None) -> None:
+    """Make the edits and print the table."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--config", required=True, help="a config of `train.py compare`")
+    command.add_argument("--edits", type=int, default=60, help="the most edits to make")
+    command.add_argument("--output", type=Path)
+    options = command.parse_args(args)
+    parser = auto_parser(compare, as_positional=False)
+    asked = parser.instantiate_classes(parser.parse_args(["--config", options.config]))
     lines = ["| model | editor | efficacy | edits | s / edit | weights |", "| --- |" + " --- |" * 5]
-    for config in backbones:
+    for config in asked.backbones:
         backbone = config.load()
         digest = backbone.digest()
-        for module in data.values():
+        for module in asked.data.values():
             module.setup("fit")
-            requests = module.requests[:edits]
-            for name, editor in editors.items():
+            requests = module.requests[: options.edits]
+            for name, editor in asked.editors.items():
                 took, seconds = 0, 0.0
                 for request in tqdm(requests, desc=name):
                     start = time.process_time()
@@ -60,10 +45,10 @@ def efficacy(
                 shown = f"{took / len(requests):.3f} | {len(requests)} | {seconds / len(requests):.2f}"
                 lines.append(f"| {backbone.name} | {name} | {shown} | {same} |")
     print("\n".join(lines))
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(output, "\n".join(lines) + "\n")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.output, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    auto_cli(efficacy, as_positional=False)
+    main()

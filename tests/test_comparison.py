@@ -103,8 +103,9 @@ def test_a_comparison_goes_on_where_it_stopped(compared, monkeypatch):
     monkeypatch.setattr(Broken, "__repr__", lambda self: f"Pushing(size={self.size})")
     monkeypatch.setattr(Pushing, "__repr__", lambda self: f"Pushing(size={self.size})")
     again = compared(["single"], broken)
-    assert json.dumps([r.rows for r in again]) != json.dumps([])
-    assert [r.scores for r in again] == [r.scores for r in whole]
+    assert json.dumps([r.rows for r in again]) == json.dumps([r.rows for r in whole])
+    with pytest.raises(AssertionError, match="asked again"):  # control: other settings have to be asked
+        compared(["single"], {"pushing": Broken(1.0)})
 
 
 def test_no_edits_are_refused(backbone, tmp_path):

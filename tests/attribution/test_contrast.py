@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mega_pl.attribution.contrast import Changes, Contrast, changes_by, contrast_of
+from mega_pl.attribution.layers import layer_importance
 from mega_pl.backbone import Site, steer
 from mega_pl.editors import Edited, Editor
 from mega_pl.edits import EditCase, EditRequest
@@ -97,13 +98,13 @@ def test_objects_that_begin_alike_are_compared_where_they_differ(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     request = EditRequest(edit_id="a", prompt="{} is", subject="Rome", target_new="Paris is", target_true="Paris of")
     found = changes_by(backbone, Pushing(Site(1, "resid_mid")), [EditCase(request=request)])
-    new, true = (backbone.answer_ids("Rome is Paris", word)[0] for word in ("is", "of"))
-    assert new != true
-    bare = backbone.last_logits(backbone.encode(["Rome is Paris"]))[0].log_softmax(-1)[[new, true]]
+    targets = [[backbone.answer_ids("Rome is Paris", word)[0] for word in ("is", "of")]]
+    before = layer_importance(backbone, ["Rome is Paris"], targets)
     with Pushing(Site(1, "resid_mid")).edit(backbone, []):
-        moved = backbone.last_logits(backbone.encode(["Rome is Paris"]))[0].log_softmax(-1)[[new, true]]
-    assert (found.total + found.readout).shape == (1, 2)
-    assert bare.shape == moved.shape  # both objects have a token there
+        after = layer_importance(backbone, ["Rome is Paris"], targets)
+    torch.testing.assert_close(found.layers[:, :, 0], after.attention - before.attention)
+    torch.testing.assert_close(found.layers[:, :, 1], after.mlp - before.mlp)
+    assert not torch.allclose(found.layers[0, 0], found.layers[0, 1])  # control: the objects are told apart there
 
 
 def test_an_object_that_begins_with_all_of_the_other_is_refused(tiny_backbone):
