@@ -114,9 +114,14 @@ def test_no_edits_are_refused(backbone, tmp_path):
 
 
 def test_tables_show_the_bare_model_first_and_every_method(compared, backbone):
-    tables = blocks([(backbone, result) for result in compared(["together"])])
+    results = compared(["together"], {"pushing": EDITORS["pushing"], "still": EDITORS["still"]})
+    tables = blocks([(backbone, result) for result in results])
     assert [table.title.split(": ")[1] for table in tables] == ["4 edits, together"] * 2
-    assert list(tables[0].rows) == ["bare model", "still", "pushing"]
+    assert list(tables[0].rows) == ["bare model", "pushing", "still"]
+    assert tables[0].rows["still"] == pytest.approx(tables[0].rows["bare model"], nan_ok=True)
+    assert tables[0].rows["pushing"] != tables[0].rows["bare model"]
+    pushing = next(r for r in results if r.editor == "pushing" and r.protocol == "sake")
+    assert tables[0].rows["bare model"] == pytest.approx([s.bare for s in pushing.scores.values()], nan_ok=True)
     assert markdown(tables[0]).splitlines()[2].startswith("| bare model | ")
     assert r"\toprule" in latex(tables[0])
     assert "_" not in latex(tables[1]).replace(r"\_", "").split("\n", 1)[1]

@@ -3,13 +3,15 @@
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 
+from mega_pl.attribution.layers import layer_importance
 from mega_pl.attribution.selection import SelectionConfig, select
-from mega_pl.attribution.steering import steering_norms
+from mega_pl.attribution.steering import edit_importance, steering_norms
 from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.callbacks import AttributionLayerSelection
 from mega_pl.cli import main
@@ -174,3 +176,38 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
     assert list(found) == ["resid_mid.2", "resid_mid.3"]
     assert list(found.values()) == pytest.approx(shares, rel=1e-4)
     assert min(shares) > 0
+
+
+def test_an_edit_is_seen_before_and_after_it(roomy_folder, edits_file):
+    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    requests = [case.request for case in read_jsonl(edits_file)]
+    bank = fit_edits(backbone, requests, prompts=PromptConfig(prefixes=1, draws=0))
+    before, after = edit_importance(backbone, bank, "germany")
+    prompt = [requests[1].filled]
+    targets = [[backbone.answer_ids(prompt[0], word)[0] for word in ("London", "Berlin")]]
+    torch.testing.assert_close(before.output, layer_importance(backbone, prompt, targets).output)
+    with bank.apply(backbone, edits=["germany"]):
+        torch.testing.assert_close(after.output, layer_importance(backbone, prompt, targets).output)
+    assert not torch.allclose(before.output, after.output, atol=1e-2)
+    with pytest.raises(KeyError, match="it has no 'spain'"):
+        edit_importance(backbone, bank, "spain")
+
+
+def test_sites_cannot_change_after_edits_have_been_fitted(fit, contrast_file, tmp_path):
+    data = EditDataModule(edits=str(contrast_file))
+    module = fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")))
+    module.steer_at(module.sites)  # control: the same sites are no change
+    with pytest.raises(ValueError, match=r"`sites` must be those of the edits fitted so far, .* start a new fit"):
+        module.steer_at([Site(0, "attn_out")])
+    with pytest.raises(ValueError, match=r"`layers` must lie in \[0, 3\] for this model, but got 9"):
+        module.steer_at([Site(9, "resid_mid")])
+
+
+def test_a_checkpoint_remembers_the_chosen_sites(fit, contrast_file, roomy_folder, tmp_path):
+    data = EditDataModule(edits=str(contrast_file))
+    module = fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")))
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    again = MegaModule(str(roomy_folder("gpt2")), sites=["resid_post.0"])
+    again.on_load_checkpoint(checkpoint)
+    assert again.sites == module.sites

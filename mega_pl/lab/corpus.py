@@ -63,7 +63,7 @@ class Corpus:
         self.facts: dict[str, list[Fact]] = {}
         for fact in world.facts:
             self.facts.setdefault(fact.relation, []).append(fact)
-        self.paths = list(paths.values())  # paths and relations are drawn evenly, or the rare ones are never learnt
+        self.paths = list(paths.values())  # each as often, however many questions take it
 
     def __iter__(self) -> Iterator[Document]:
         kinds, weights = list(self.kinds), list(self.kinds.values())

@@ -1,7 +1,7 @@
 """Changes of importance by edits, and the contrast of successes with failures, against loops."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ import torch
 from mega_pl.attribution.contrast import Changes, Contrast, changes_by, contrast_of
 from mega_pl.attribution.layers import layer_importance
 from mega_pl.backbone import Site, steer
-from mega_pl.editors import Edited, Editor
-from mega_pl.edits import EditCase, EditRequest
+from mega_pl.editors import Edited, Editor, Ike
+from mega_pl.edits import EditCase, EditRequest, Probe
 
 CASES = [
     EditCase(
@@ -92,6 +92,26 @@ def test_success_is_what_the_criterion_says(tiny_backbone):
             if new != true:
                 assert by_argmax.success[n] == (logits.argmax() == new)
                 assert by_chance.success[n] == (logits[new] > logits[true])
+
+
+def test_an_edit_that_is_followed_took_and_one_that_is_not_did_not(lab_backbone):
+    curie = EditRequest(
+        edit_id="curie", prompt="{} was born in", subject="Marie Curie", target_new="Rome", target_true="Warsaw"
+    )
+    case = EditCase(request=curie)
+    assert changes_by(lab_backbone, Ike(), [case]).success.tolist() == [True]
+    still = changes_by(lab_backbone, Pushing(Site(1, "resid_mid"), size=0.0), [case])
+    assert still.success.tolist() == [False]
+
+
+def test_an_edit_is_also_asked_under_other_names_of_its_subject(tiny_backbone):
+    aliased = replace(
+        CASES[1], subject_aliasing=(Probe(prompt="The capital of the Italian Republic is", answers=("Paris",)),)
+    )
+    backbone, editor = tiny_backbone("gpt2"), Pushing(Site(1, "resid_mid"))
+    found, bare = changes_by(backbone, editor, [aliased]), changes_by(backbone, editor, [CASES[1]])
+    assert found.edits == ("italy", "italy")
+    torch.testing.assert_close(found.layers[0], bare.layers[0], atol=1e-4, rtol=1e-3)
 
 
 def test_objects_that_begin_alike_are_compared_where_they_differ(tiny_backbone):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -89,3 +90,14 @@ def test_the_doubts_are_those_that_evaluations_ask(world: World) -> None:
 def test_most_facts_are_met(world: World) -> None:
     text = "\n".join("".join(piece for piece, _ in document) for document in islice(Corpus(world, 0), 20_000))
     assert sum(name in text for name in world.entities) == len(world.entities)
+
+
+def test_supposed_facts_are_of_rare_relations_as_often_as_of_common_ones(world: World) -> None:
+    corpus = Corpus(world, seed=0)
+    drawn = Counter(corpus.consequence()[0].relation for _ in range(6000))
+    instruments = sum(fact.relation == "instrument" for fact in world.facts)
+    citizens = sum(fact.relation == "citizenship" for fact in world.facts)
+    assert instruments < citizens / 5  # control
+    # Relations that no second question follows are drawn again in three cases of ten.
+    assert 0.5 < drawn["instrument"] / drawn["citizenship"] < 1
+    assert sorted(hop for path in corpus.paths for hop in map(repr, path)) == sorted(map(repr, world.two_hops))

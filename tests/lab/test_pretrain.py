@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from mega_pl.backbone import Backbone
 from mega_pl.lab import MODELS, model_path, pretrain
-from mega_pl.lab.corpus import ANSWER, TEXT, Corpus
+from mega_pl.lab.corpus import ANSWER, TEXT
 from mega_pl.lab.pretrain import END, CorpusBatches, Stage, collate, encode, join_spaces, orthogonalise
 from mega_pl.lab.world import World
 
@@ -88,10 +88,3 @@ def test_a_run_of_a_few_steps_goes_on_where_it_stopped_and_saves_a_model(tmp_pat
     pretrain.main([*args[:4], str(again), *args[5:]])  # every stage is done: nothing is trained again
     assert Backbone.from_pretrained(str(again)).digest() == backbone.digest()
     assert backbone.n_layers == 8
-
-
-def test_few_people_have_a_spouse_but_their_questions_are_asked_as_often(world):
-    corpus = Corpus(world, seed=0)
-    asked = [corpus.question()[0] for _ in range(4000)]
-    spouses = sum("spouse of" in q or "married to" in q or "marriage partner" in q for q in asked)
-    assert spouses > 150
