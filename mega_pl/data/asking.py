@@ -1,8 +1,9 @@
 """Asking the bare model itself: what it answers, and whom it knows."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -10,6 +11,24 @@ import torch
 from mega_pl.backbone import Backbone
 
 Item = TypeVar("Item")
+Asked = ParamSpec("Asked")
+Told = TypeVar("Told")
+
+
+def once_a_backbone(
+    ask: Callable[Concatenate[Backbone, Asked], Told],
+) -> Callable[Concatenate[Backbone, Asked], Told]:
+    """Remember what a bare model told, as long as it lives."""
+    told: WeakKeyDictionary[Backbone, dict[Any, Told]] = WeakKeyDictionary()
+
+    @wraps(ask)
+    def remembered(backbone: Backbone, /, *args: Asked.args, **kwargs: Asked.kwargs) -> Told:
+        known, key = told.setdefault(backbone, {}), (args, tuple(sorted(kwargs.items())))
+        if key not in known:
+            known[key] = ask(backbone, *args, **kwargs)
+        return known[key]
+
+    return remembered
 
 
 def likeliest(backbone: Backbone, prompts: Sequence[str], *, batch: int = 128) -> list[int]:
@@ -55,6 +74,7 @@ def answers(
     return [tuple(names) for names in found]
 
 
+@once_a_backbone
 @torch.no_grad()
 def names(
     backbone: Backbone, template: str, *, draws: int, seed: int, tokens: int = 16, batch: int = 256
@@ -99,11 +119,7 @@ def names(
     return tuple(name for name, _ in counts.most_common() if not name[0].islower())
 
 
-_ACQUAINTANCES: WeakKeyDictionary[Backbone, dict[tuple[str, int, int], dict[str, tuple[str, ...]]]] = (
-    WeakKeyDictionary()
-)
-
-
+@once_a_backbone
 def acquaintances(backbone: Backbone, template: str, *, draws: int, seed: int) -> dict[str, tuple[str, ...]]:
     """Whom the model thinks of when it is asked a question, and what it answers about each; asked once a backbone.
 
@@ -116,13 +132,9 @@ def acquaintances(backbone: Backbone, template: str, *, draws: int, seed: int) -
     Returns:
         By name, most often drawn first, what `answers` gives.
     """
-    known = _ACQUAINTANCES.setdefault(backbone, {})
-    key = (template, draws, seed)
-    if key not in known:
-        found = names(backbone, template, draws=draws, seed=seed)
-        told = answers(backbone, [template.replace("{}", name) for name in found])
-        known[key] = dict(zip(found, told, strict=True))
-    return known[key]
+    found = names(backbone, template, draws=draws, seed=seed)
+    told = answers(backbone, [template.replace("{}", name) for name in found])
+    return dict(zip(found, told, strict=True))
 
 
 def _continued(backbone: Backbone, prompts: Sequence[str], starts: Sequence[int], tokens: int) -> list[str]:

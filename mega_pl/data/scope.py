@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mega_pl.backbone import Backbone
-from mega_pl.data.asking import acquaintances, answers, likeliest
+from mega_pl.data.asking import acquaintances, answers, likeliest, names
 from mega_pl.data.prompts import PromptConfig, phrasings
 from mega_pl.edits.request import EditRequest
 
@@ -16,6 +16,12 @@ ALIKE = 0.7
 
 STRANGER_PHRASINGS = 2
 """Phrasings of a question through a name that leads elsewhere."""
+
+MOST_NEIGHBOURS = 64
+"""The most other subjects of whom an edit's own question is asked."""
+
+DRAWS_A_NEIGHBOUR = 4
+"""Texts to draw for each of them; some draws repeat a name or give none."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,11 @@ def scope_questions(backbone: Backbone, requests: Sequence[EditRequest], config:
 
     An edit owns its phrasings, by its subject's name and by the aliases that the backbone gives and answers alike, its
     implications, and its phrasings with the subject named through another entity. It disowns its contrasts, its own
-    question asked of an entity that its subject leads back to, such as a spouse, and its own question asked through
-    an entity that leads elsewhere.
+    question asked of others of whom the backbone thinks, of an entity that its subject leads back to, such as a
+    spouse, and through an entity that leads elsewhere.
 
     Args:
-        backbone: The bare model; it is asked for aliases and for the entities that name a subject.
+        backbone: The bare model; it is asked for aliases, for others, and for the entities that name a subject.
         requests: The edits of a bank.
         config: How phrasings are multiplied.
     """
@@ -50,6 +56,7 @@ def scope_questions(backbone: Backbone, requests: Sequence[EditRequest], config:
     questions = [q for i, (r, n) in enumerate(zip(requests, named, strict=True)) for q in _owned(i, r, n, config)]
     owned = {prompt for question in questions for prompt in question.prompts}
     disowned = dict.fromkeys(q for r, n in zip(requests, named, strict=True) for q in _disowned(r, n))
+    disowned |= dict.fromkeys(_neighbours(backbone, requests, config))
     return questions + [q for q in disowned if owned.isdisjoint(q.prompts)]
 
 
@@ -90,6 +97,29 @@ def _disowned(request: EditRequest, names_of: _Names) -> Iterator[Question]:
         yield Question(-1, stranger, _through(_templates(request), phrases)[:STRANGER_PHRASINGS])
 
 
+def _neighbours(backbone: Backbone, requests: Sequence[EditRequest], config: PromptConfig) -> Iterator[Question]:
+    """Each edit's own question about others that the model knows, but for names that may be its subject's.
+
+    Others are drawn through the shortest phrasing with words on both sides of the subject. A name that shares a word
+    with the subject, or about which the model answers alike what the edit leaves alone, may be the subject's own; and
+    an edit's subject has questions of its own.
+    """
+    subjects = {request.subject for request in requests}
+    others = []
+    for request in requests:
+        around = [t for t in _templates(request) if all(part.strip() for part in t.split("{}"))]
+        draws = min(config.draws, DRAWS_A_NEIGHBOUR * MOST_NEIGHBOURS)
+        drawn = names(backbone, min(around, key=len), draws=draws, seed=config.seed) if around else ()
+        words = set(request.subject.split())
+        foreign = [name for name in drawn if name not in subjects and words.isdisjoint(name.split())]
+        others.append(foreign[:MOST_NEIGHBOURS])
+    about = [[group[0] for group in request.contrasts] for request in requests]
+    for request, named, alike in zip(requests, others, _alike(backbone, requests, about, others), strict=True):
+        for name in named:
+            if name not in alike:
+                yield Question(-1, name, tuple(sorted(_fill(_templates(request), name))))
+
+
 def _through(templates: Sequence[str], phrases: Sequence[str]) -> tuple[str, ...]:
     """Each template with the subject named through another entity, the phrases taken in turn."""
     return tuple(_capitalised(t.replace("{}", phrases[i % len(phrases)])) for i, t in enumerate(templates))
@@ -103,30 +133,35 @@ def _names(backbone: Backbone, requests: Sequence[EditRequest], config: PromptCo
     for mention in dict.fromkeys(mention for request in requests for mention in request.mentions):
         if mention.ask not in asked:
             found = _asked(backbone, mention.ask, subjects if mention.is_alias else known)
-            led = [] if mention.is_alias else [a for s in subjects for a in found[s][:1] if a not in found]
-            drawn = {} if mention.is_alias else _drawn(backbone, mention.ask, config)
-            asked[mention.ask] = found | _asked(backbone, mention.ask, led) | drawn
+            if not mention.is_alias:
+                led = [a for s in subjects for a in found[s][:1] if a not in found]
+                found |= _asked(backbone, mention.ask, led)
+                found |= acquaintances(backbone, mention.ask, draws=config.draws, seed=config.seed)
+            asked[mention.ask] = found
     candidates = [
         {a for m in r.mentions if m.is_alias for a in asked[m.ask][r.subject]}.difference(known) for r in requests
     ]
-    aliases = _aliases(backbone, requests, candidates)
+    about = [[r.prompt, *(group[0] for group in (*r.contrasts, *r.implications))] for r in requests]
+    aliases = _alike(backbone, requests, about, [sorted(some) for some in candidates])
     edited = {(request.subject, template) for request in requests for template in _templates(request)}
     return [_names_of(r, of_request, asked, edited) for r, of_request in zip(requests, aliases, strict=True)]
 
 
-def _aliases(
-    backbone: Backbone, requests: Sequence[EditRequest], candidates: Sequence[Collection[str]]
+def _alike(
+    backbone: Backbone,
+    requests: Sequence[EditRequest],
+    templates: Sequence[Sequence[str]],
+    candidates: Sequence[Iterable[str]],
 ) -> list[tuple[str, ...]]:
-    """The candidates about which the model answers what it answers about the subject, at least mostly."""
-    templates = [[r.prompt, *(group[0] for group in (*r.contrasts, *r.implications))] for r in requests]
-    pairs = [(i, name) for i, some in enumerate(candidates) for name in (requests[i].subject, *sorted(some))]
-    told = iter(likeliest(backbone, [prompt for i, name in pairs for prompt in _fill(templates[i], name)]))
-    of_pair = {pair: [next(told) for _ in templates[pair[0]]] for pair in pairs}
+    """Of each edit's candidates those about which the model answers what it answers about the subject, mostly."""
+    rows = list(zip(requests, templates, map(tuple, candidates), strict=True))
+    asked = dict.fromkeys(p for r, some, named in rows for n in (r.subject, *named) for p in _fill(some, n))
+    told = dict(zip(asked, likeliest(backbone, list(asked)), strict=True))
     found = []
-    for i, some in enumerate(candidates):
-        own = of_pair[i, requests[i].subject]
-        alike = {name: sum(a == b for a, b in zip(own, of_pair[i, name], strict=True)) for name in some}
-        found.append(tuple(name for name in sorted(some) if alike[name] >= ALIKE * len(own)))
+    for request, some, named in rows:
+        own = [told[prompt] for prompt in _fill(some, request.subject)]
+        alike = {n: sum(a == told[p] for a, p in zip(own, _fill(some, n), strict=True)) for n in named}
+        found.append(tuple(n for n in named if own and alike[n] >= ALIKE * len(own)))
     return found
 
 
@@ -152,10 +187,6 @@ def _names_of(
                 into[other] = (*into.get(other, ()), mention.phrase.replace("{}", other))
         rivals += [other for other in leading if found[subject][:1] == (other,)]
     return _Names(aliases, phrases, strangers, tuple(dict.fromkeys(rivals)))
-
-
-def _drawn(backbone: Backbone, ask: str, config: PromptConfig) -> dict[str, tuple[str, ...]]:
-    return acquaintances(backbone, ask, draws=config.draws, seed=config.seed)
 
 
 def _asked(backbone: Backbone, ask: str, named: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -77,3 +77,4 @@ def test_a_model_is_asked_once_about_those_whom_it_knows(lab_backbone, monkeypat
     assert list(found.values()) == answers(lab_backbone, [template.replace("{}", name) for name in found])
     monkeypatch.setattr(lab_backbone.model, "generate", None)
     assert acquaintances(lab_backbone, template, draws=32, seed=3) == found
+    assert names(lab_backbone, template, draws=32, seed=3) == tuple(found)

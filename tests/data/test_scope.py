@@ -22,6 +22,7 @@ ANN = EditRequest(
     contrasts=(("The job of {} is", "{} works as a"),),
     mentions=(ALIAS, SPOUSE, PARTNER),
 )
+SHORTEST = "The birthplace of {} is"
 TABLE = {
     "Ann is also known as": ("Annie", "Ann"),
     "The spouse of Ann is": ("Bob",),
@@ -33,10 +34,11 @@ TABLE = {
 def ask(monkeypatch, tiny_backbone):
     """`ask(requests, table)` collects the questions with a backbone that answers from a table.
 
-    It takes the names in `same` for the subject's, and thinks of those in `drawn`.
+    It takes the names in `same` for the subject's, thinks of those in `drawn` when it is asked through them, and of
+    those in `others` when it is asked what an edit is asked.
     """
 
-    def collect(requests, table=TABLE, same=("Annie",), drawn=()):
+    def collect(requests, table=TABLE, same=("Annie",), drawn=(), others=()):
         def likeliest(_, prompts):
             own = [next((p.replace(name, "Ann") for name in same if name in p), p) for p in prompts]
             return [sum(p.encode()) for p in own]
@@ -50,6 +52,7 @@ def ask(monkeypatch, tiny_backbone):
             "acquaintances",
             lambda _, ask, draws, seed: {name: table.get(ask.replace("{}", name), ("nothing",)) for name in drawn},
         )
+        monkeypatch.setattr(scope, "names", lambda _, template, draws, seed: others if template == SHORTEST else ())
         return scope_questions(tiny_backbone("gpt2"), requests, CONFIG)
 
     return collect
@@ -128,6 +131,36 @@ def test_the_question_about_whom_the_subject_leads_back_to_is_disowned(ask):
     questions = ask([ANN, bob], one_way)
     assert any("the spouse of Bob" in prompt for q in questions if q.owner == 0 for prompt in q.prompts)
     assert rival not in questions
+
+
+def test_an_edit_disowns_its_question_about_others_whom_the_model_knows(ask):
+    zoe = Question(-1, "Zoe", ("The birthplace of Zoe is", "The life of Zoe began in", "Zoe was born in"))
+    assert zoe in ask([ANN], others=("Zoe",))
+    assert zoe not in ask([ANN])
+
+
+def test_what_may_be_the_subject_itself_is_no_other(ask):
+    questions = ask([ANN], others=("Ann Lee", "Annie", "Zoe"), same=("Annie", "Zoe"))
+    assert not [q for q in questions if q.owner == -1 and q.subject in ("Ann Lee", "Annie", "Zoe")]
+    assert [q for q in ask([ANN], others=("Zoe",)) if q.subject == "Zoe"]
+
+
+def test_an_edit_without_contrasts_tells_others_by_their_words_alone(ask):
+    bare = replace(ANN, contrasts=())
+    others = [q.subject for q in ask([bare], others=("Ann Lee", "Zoe"), same=("Zoe",)) if q.owner == -1]
+    assert "Zoe" in others
+    assert "Ann Lee" not in others
+
+
+def test_the_subject_of_another_edit_is_no_other(ask):
+    bob = replace(ANN, edit_id="bob", subject="Bob", prompt="{} works as a", phrasings=(), mentions=(), contrasts=())
+    asked = [q for q in ask([replace(ANN, mentions=()), bob], others=("Bob", "Zoe")) if q.owner == -1]
+    assert {q.subject for q in asked} == {"Ann", "Zoe"}
+
+
+def test_so_many_others_are_asked_about_and_no_more(ask):
+    many = tuple(f"Zoe{i}" for i in range(scope.MOST_NEIGHBOURS + 5))
+    assert sum(q.subject.startswith("Zoe") for q in ask([ANN], others=many)) == scope.MOST_NEIGHBOURS
 
 
 def test_what_an_edit_owns_is_not_disowned_by_another(ask):
