@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -108,9 +109,7 @@ class Backbone:
         Raises:
             ValueError: if the dtype, the name or the architecture is unknown, or loading fails.
         """
-        if dtype not in get_args(Dtype):
-            raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {dtype!r}.")
-        try:
+        with _refusing(name_or_path, dtype):
             layout_of_config(AutoConfig.from_pretrained(name_or_path, revision=revision))
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(
@@ -120,12 +119,21 @@ class Backbone:
                 device_map=device_map,
                 attn_implementation=attn_implementation,
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"`name_or_path` must be a folder or a hub name that loads with these options, but got "
-                f"{name_or_path!r}: {reason}"
-            ) from error
+        return cls(model, tokenizer, name=name_or_path, revision=revision)
+
+    @classmethod
+    def outline(cls, name_or_path: str, *, revision: str | None = None, dtype: Dtype = "float32") -> Backbone:
+        """Load the config and the tokenizer only; the model stands on the meta device, which has shapes and no weights.
+
+        Arguments and refusals are those of `from_pretrained`.
+        """
+        with _refusing(name_or_path, dtype):
+            config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+            layout_of_config(config)
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+            kept = config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, dtype=kept)
         return cls(model, tokenizer, name=name_or_path, revision=revision)
 
     @property
@@ -281,6 +289,21 @@ class Backbone:
                 digest.update(f"{part}.{name} {tuple(parameter.shape)}".encode())
                 digest.update(_bytes(parameter[:_DIGEST_ROWS].half()))
         return digest.hexdigest()
+
+
+@contextmanager
+def _refusing(name_or_path: str, dtype: str) -> Iterator[None]:
+    """Make one line of whatever keeps a model from loading."""
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {dtype!r}.")
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"`name_or_path` must be a folder or a hub name that loads with these options, but got "
+            f"{name_or_path!r}: {reason}"
+        ) from error
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mega_pl.backbone import Backbone
 from mega_pl.backbone.backbone import Dtype
+from mega_pl.commands.dry_run import rehearse_comparison
 from mega_pl.comparison import Mode, Result, compare_editors
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
@@ -60,6 +61,7 @@ def compare(
     folder: str,
     protocols: Sequence[ProtocolName] = ("sake",),
     modes: Sequence[Mode] = ("single", "together"),
+    dry_run: bool = False,
 ) -> None:
     """Judge every editor on the same edits and prompts, beside the bare model.
 
@@ -73,15 +75,19 @@ def compare(
         folder: Where the results are written.
         protocols: Who judges.
         modes: One edit at a time, all together, or the first 1, 10, 100 and all.
+        dry_run: Only check config, data and tokenizers and tell the memory, without weights; also ``--dry-run``.
     """
-    out = Path(folder)
+    out, judges = Path(folder), [PROTOCOLS[protocol] for protocol in protocols]
     for module in data.values():
         module.setup("fit")
+    if dry_run:
+        models = [(b.model_name_or_path, b.revision, b.dtype, b.device_map is not None) for b in backbones]
+        rehearse_comparison(models, data, judges)
+        return
     found: list[tuple[Backbone, Result]] = []
     for config in backbones:
         backbone = config.load()
         for name, module in data.items():
-            judges = [PROTOCOLS[protocol] for protocol in protocols]
             results = compare_editors(backbone, name, module.cases, editors, judges, modes, out / "answers")
             found += [(backbone, result) for result in results]
     (out / "figures").mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,128 @@
+"""``--dry-run``: what can go wrong before the weights are there, and the memory that a run will take."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mega_pl.backbone import Backbone
+from mega_pl.backbone.backbone import Dtype
+from mega_pl.backbone.memory import device_bytes, forward_bytes, weight_bytes
+from mega_pl.data.datamodule import EditDataModule
+from mega_pl.data.prompts import expand
+from mega_pl.data.sake import sake_tests
+from mega_pl.edits import EditCase
+from mega_pl.evaluation import Protocol
+from mega_pl.evaluation.batching import TOKENS, check_room, position_limit
+from mega_pl.evaluation.forcing import answer_ids
+from mega_pl.fitting import default_sites
+from mega_pl.lab import model_path
+from mega_pl.module import MegaModule
+
+GIB = 2**30
+
+Pairs = Iterable[tuple[str, str]]
+"""Prompts and an answer to each."""
+
+
+def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
+    """Check the data, the tokenizer and the sites of a fit, and print what memory it takes.
+
+    Args:
+        module: What would be fitted; its backbone is not loaded.
+        data: The edits, read already.
+
+    Raises:
+        ValueError: If an answer merges with its prompt, a prompt is too long, the model lacks a site, or its weights
+            do not fit into the memory of the device and no ``device_map`` spreads them.
+    """
+    hparams, maps = module.hparams, module.maps
+    outline = _outline(hparams["model_name_or_path"], hparams["revision"], hparams["dtype"])
+    sites = sorted(module.chosen_sites or default_sites(outline))
+    outline.check_sites(sites)
+    sets = [expand(request, module.prompts) for request in data.requests]
+    prompts = [(prompt, "a") for some in sets for prompt in some.source]
+    prompts += [(p, a or "a") for some in sets for p, a in zip(some.target, some.answers, strict=True)]
+    longest = _longest(outline, [*_questions(data.cases), *prompts])
+    batch, most = hparams["prompts_per_batch"], max(len(some.source) + len(some.target) for some in sets)
+    rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
+    width, floats = outline.width, 4 * len(sites)
+    memory = {
+        "weights": weight_bytes(outline),
+        f"forward pass, {batch} prompts of {longest} tokens": forward_bytes(outline, batch, longest),
+        f"activations of {data.edits_per_batch} edits": floats * data.edits_per_batch * most * width,
+        f"maps of {len(sets)} edits": floats * len(sets) * (2 * width + rank * width + rank**2),
+    }
+    counts = {metric: 0 for metric in ("acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa")}
+    for test in (test for case in data.cases for test in sake_tests(case)):
+        counts[test.metric] += 1
+    print(f"data: {_edits(data)}; tests: {', '.join(f'{name} {n}' for name, n in counts.items())}")
+    print(f"prompts: {most} an edit at most; sites: {', '.join(map(str, sites))}")
+    _report(outline, longest, memory, spread=hparams["device_map"] is not None)
+
+
+def rehearse_comparison(
+    backbones: Sequence[tuple[str, str | None, Dtype, bool]],
+    data: Mapping[str, EditDataModule],
+    protocols: Sequence[Protocol[Any, Any, Any]],
+) -> None:
+    """Check the data and the tokenizers of a comparison, and print what memory the models take, editors aside.
+
+    Args:
+        backbones: Name, revision, dtype, and whether a ``device_map`` spreads the weights.
+        data: Edits and their tests by name, read already.
+        protocols: Who would judge.
+
+    Raises:
+        ValueError: As for `rehearse_fit`.
+    """
+    for name, module in data.items():
+        counts = {p.name: sum(len(p.tests(case)) for case in module.cases) for p in protocols}
+        print(f"data: {name}, {_edits(module)}; tests: {', '.join(f'{p} {n}' for p, n in counts.items())}")
+    for model, revision, dtype, spread in backbones:
+        outline = _outline(model, revision, dtype)
+        longest = _longest(outline, [pair for module in data.values() for pair in _questions(module.cases)])
+        prompts = max(1, TOKENS // longest)
+        memory = {
+            "weights": weight_bytes(outline),
+            f"forward pass, {prompts} prompts of {longest} tokens": forward_bytes(outline, prompts, longest),
+        }
+        _report(outline, longest, memory, spread=spread)
+
+
+def _outline(name: str, revision: str | None, dtype: Dtype) -> Backbone:
+    outline = Backbone.outline(model_path(name), revision=revision, dtype=dtype)
+    outline.name = name
+    return outline
+
+
+def _questions(cases: Iterable[EditCase]) -> list[tuple[str, str]]:
+    """Every test's prompt with both objects, as they are compared."""
+    tests = [test for case in cases for test in sake_tests(case)]
+    return [(test.prompt, answer) for test in tests for answer in (test.new, test.true)]
+
+
+def _longest(outline: Backbone, pairs: Sequence[tuple[str, str]]) -> int:
+    """The most tokens of a prompt, all of them having kept their ids before their answers."""
+    prompts, answers = zip(*pairs, strict=True)
+    ids, starts = answer_ids(outline, prompts, answers)
+    check_room(outline, prompts, [start + len(own) for start, own in zip(starts, ids, strict=True)], "its answer")
+    return max(starts)
+
+
+def _edits(data: EditDataModule) -> str:
+    left_out = f", {len(data.refusals)} records left out" if data.refusals else ""
+    return f"{len(data.cases)} edits{left_out}"
+
+
+def _report(outline: Backbone, longest: int, memory: Mapping[str, int], *, spread: bool) -> None:
+    kind, dtype = type(outline.tokenizer).__name__, str(outline.dtype).removeprefix("torch.")
+    room, bos = position_limit(outline), "puts a token" if outline.prepends_bos else "puts none"
+    print(f"tokenizer: {kind}, {bos} before a text; the longest prompt has {longest} of {room or 'any'} tokens")
+    print(f"memory of {outline.name} in {dtype}:")
+    together, there = sum(memory.values()), device_bytes()
+    for name, size in (*memory.items(), ("together", together), ("on this machine's device", there)):
+        print(f"  {name:<45} {size / GIB:8.2f} GiB")
+    if not spread and together > there:
+        raise ValueError(
+            f"the run must fit into {there / GIB:.1f} GiB, but it takes {together / GIB:.1f}; "
+            "choose float16, fewer prompts a batch, or a `device_map`."
+        )
