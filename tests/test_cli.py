@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from jsonargparse import auto_parser
 
 from mega_pl.cli import VERBS, main
+from mega_pl.commands import dry_run
 from mega_pl.edits import EditBank
 
 EVERY_CONFIG = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -61,7 +63,7 @@ def test_every_config_runs_one_batch(config: Path, roomy_folder: Folder, edit_li
     if "lab" not in config.stem:
         records = tmp_path / "counterfact.json"
         records.write_text(json.dumps([counterfact(i, line) for i, line in enumerate(edit_lines)]), encoding="utf-8")
-        args += ["--data.init_args.counterfact", str(records)]
+        args += ["--data.init_args.counterfact", str(records), "--data.init_args.source", "null"]
     main(["fit", "--config", str(config), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", *args])
     assert not list(Path.cwd().rglob("*")), "a trial run writes nothing"
 
@@ -104,6 +106,76 @@ def test_fit_leaves_a_run_that_test_goes_on_with(roomy_folder: Folder, edits_fil
     metrics = (run / "metrics.json").read_text()
     main(["test", *args, "--ckpt_path", str(run / "last.ckpt")])
     assert json.loads((run / "metrics.json").read_text()) == json.loads(metrics)
+
+
+@pytest.mark.parametrize("form", ["--dry-run", "--dry_run=true"])
+def test_a_dry_run_tells_what_a_fit_takes_without_its_weights(
+    form: str, roomy_folder: Folder, edits_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "hollow"
+    shutil.copytree(roomy_folder("gpt2"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *options(folder, edits_file), form])
+    assert exit_.value.code == 0
+    told = capsys.readouterr().out
+    assert "data: 4 edits; tests: acc 4, gen 2, spec 3, di 4, dii 4, ci 1, cii 1, rs 2, sa 1" in told
+    assert "sites: resid_mid.2, resid_mid.3" in told
+    assert re.search(r"weights +0.00 GiB", told)
+    assert not list(Path.cwd().rglob("*"))
+
+
+def test_a_dry_run_of_a_comparison_tells_every_protocol(
+    roomy_folder: Folder, edits_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "compare.yaml"
+    config.write_text(
+        f"""
+folder: run
+backbones: [{{model_name_or_path: {roomy_folder("llama")}}}]
+data: {{mine: {{class_path: mega_pl.data.datamodule.EditDataModule, init_args: {{edits: {edits_file}}}}}}}
+editors: {{SAKE: {{class_path: mega_pl.editors.Sake}}}}
+protocols: [sake, rome]
+""",
+        encoding="utf-8",
+    )
+    main(["compare", "--config", str(config), "--dry-run"])
+    told = capsys.readouterr().out
+    assert "data: mine, 4 edits; tests: sake 22, rome 9" in told
+    assert str(roomy_folder("llama")) in told
+    assert not list(Path.cwd().rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        (["--model.sites", "[resid_mid.9]"], r"must lie in \[0, 3\].*got 9"),
+        (["--data.edits", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),
+        (["--model.model_name_or_path", "./nowhere"], "'./nowhere'"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_fit_would(
+    changes: list[str], rule: str, roomy_folder: Folder, edits_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, ["fit", *options(roomy_folder("gpt2"), edits_file), *changes, "--dry-run"])
+    assert re.search(rule, message), message
+
+
+def test_a_dry_run_refuses_a_prompt_that_is_too_long(
+    tiny_folder: Folder, edits_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, ["fit", *options(tiny_folder("gpt2"), edits_file), "--dry-run"])
+    assert "must have at most 64 tokens together" in message
+
+
+def test_a_dry_run_refuses_weights_that_do_not_fit(
+    roomy_folder: Folder, edits_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dry_run, "device_bytes", lambda: 1000)
+    args = [*options(roomy_folder("gpt2"), edits_file), "--dry-run"]
+    assert "the run must fit into 0.0 GiB" in refused(capsys, ["fit", *args])
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *args, "--model.device_map", "auto"])
+    assert exit_.value.code == 0
 
 
 def test_the_seed_is_one_for_everything(roomy_folder: Folder, edits_file: Path) -> None:

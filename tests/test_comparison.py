@@ -10,7 +10,7 @@ import torch
 
 from mega_pl import comparison
 from mega_pl.backbone import Backbone, Site, steer
-from mega_pl.commands.compare import blocks, draw, latex, markdown
+from mega_pl.commands.compare import Block, blocks, draw, latex, markdown, overviews
 from mega_pl.comparison import compare_editors
 from mega_pl.data import read_jsonl
 from mega_pl.editors import Edited, Editor
@@ -126,3 +126,27 @@ def test_tables_show_the_bare_model_first_and_every_method(compared, backbone):
     assert r"\toprule" in latex(tables[0])
     assert "_" not in latex(tables[1]).replace(r"\_", "").split("\n", 1)[1]
     assert len(draw(tables).axes) == 2
+
+
+def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):
+    results = compared(["together"])
+    (table,) = overviews([(backbone, result) for result in results])
+    assert table.title.endswith("own: 4 edits, together")
+    sake = [f"sake {name}" for name in ("acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa", "average")]
+    assert table.columns == (*sake, *(f"easyedit {name}" for name in EASYEDIT.headline))
+    assert list(table.rows) == ["bare model", *EDITORS]
+    for result in results:
+        values = dict(zip(table.columns, table.rows[result.editor], strict=True))
+        told = {name: score.value for name, score in result.scores.items()}
+        for column, value in values.items():
+            protocol, name = column.split()
+            if protocol == result.protocol:
+                assert value == pytest.approx(told[name], nan_ok=True)
+
+
+def test_colours_of_the_figure():
+    columns = ("sake acc", "generation rewrite_relapse", "rome fluency", "sake cii")
+    block = Block("t", columns, {"bare model": (0.2, 0.2, 5.1, float("nan"))}, (1, 1, 1, 0))
+    image = draw([block]).axes[0].images[0].get_array()
+    assert image is not None
+    assert image.tolist() == [[0.2, 0.8, 0.5, 0.5]]

@@ -18,9 +18,9 @@ def weight_bytes(backbone: Backbone) -> int:
 def forward_bytes(backbone: Backbone, prompts: int, tokens: int) -> int:
     """Bytes of a forward pass without gradients and cache beyond the weights, at its widest moment.
 
-    In a block that is the MLP: five tensors of its inner width (the activation of GPT-2 is made of as many) and four
-    of the stream's. The mask is (T, T) for each prompt, and last tokens have logits in the model's dtype and in
-    float32. A rule of thumb within some ten per cent, save where attention keeps its weights.
+    In a block that is the MLP: three tensors of its inner width where it is gated, five where it is not, because
+    GPT-2's activation is made of as many, and four of the stream's. The mask is (T, T) for each prompt, and last
+    tokens have logits in the model's dtype and in float32. Attention that keeps its weights takes more.
 
     Args:
         backbone: The model, or its outline.
@@ -30,7 +30,7 @@ def forward_bytes(backbone: Backbone, prompts: int, tokens: int) -> int:
     size = torch.finfo(backbone.dtype).bits // 8
     weight = blocks(backbone.model)[0].get_parameter(f"{backbone.layout.mlp_in[0]}.weight")
     inner = weight.numel() // backbone.width
-    of_tokens = tokens * (5 * inner + 4 * backbone.width) * size
+    of_tokens = tokens * ((3 if len(backbone.layout.mlp_in) == 2 else 5) * inner + 4 * backbone.width) * size
     of_prompt = tokens * tokens * size + int(backbone.model.config.vocab_size) * (size + 4)
     return prompts * (of_tokens + of_prompt)
 

@@ -1,7 +1,6 @@
 """``train.py compare``: the table of a knowledge-editing paper, for any editors, backbones, data and protocols."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,20 +93,22 @@ def compare(
     metrics = {"format_version": 1, "versions": versions(), "results": [_entry(*pair) for pair in found]}
     write_text(out / "metrics.json", json.dumps(metrics, ensure_ascii=False, indent=1) + "\n")
     write_text(out / "cases.jsonl", "".join(_lines(*pair) for pair in found))
-    table = "\n".join(markdown(block) for block in blocks(found))
-    write_text(out / "table.md", table)
-    write_text(out / "table.tex", "\n".join(latex(block) for block in blocks(found)))
-    draw(blocks(found)).savefig(out / "figures" / "comparison.png", dpi=150)
-    print(f"\n{table}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/comparison.png")
+    heads = overviews(found)
+    tables = heads + blocks(found) if len(judges) > 1 else heads
+    write_text(out / "table.md", "\n".join(map(markdown, tables)))
+    write_text(out / "table.tex", "\n".join(map(latex, tables)))
+    draw(heads).savefig(out / "figures" / "comparison.png", dpi=150)
+    shown_heads = "\n".join(map(markdown, heads))
+    print(f"\n{shown_heads}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/comparison.png")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One table: the editors under one protocol.
+    """One table: the editors under one protocol or several.
 
     Args:
         title: Of the table.
-        columns: The protocol's measures.
+        columns: The measures.
         rows: By method the value of each measure.
         tests: Number of tests, or edits, of each measure.
     """
@@ -118,20 +119,37 @@ class Block:
     tests: tuple[int, ...]
 
 
+def overviews(found: Sequence[tuple[Backbone, Result]]) -> list[Block]:
+    """A table for each backbone, data set, mode and number of edits: the headlines of all protocols side by side."""
+    return _tables(found, "{backbone}, {data}: {edits} edits, {mode}", headlines=True)
+
+
 def blocks(found: Sequence[tuple[Backbone, Result]]) -> list[Block]:
-    """The results as tables, the bare model first."""
-    groups: dict[str, list[Result]] = {}
-    for backbone, result in found:
-        title = f"{backbone.name}, {result.data}, {result.protocol}: {result.edits} edits, {result.mode}"
-        groups.setdefault(title, []).append(result)
-    tables = []
-    for title, results in groups.items():
-        scores = results[0].scores
-        columns = tuple(scores)
-        rows = {"bare model": tuple(scores[column].bare for column in columns)}
-        rows |= {result.editor: tuple(result.scores[column].value for column in columns) for result in results}
-        tables.append(Block(title, columns, rows, tuple(scores[column].n for column in columns)))
-    return tables
+    """A table for each of these and each protocol, with all of its columns."""
+    return _tables(found, "{backbone}, {data}, {protocol}: {edits} edits, {mode}", headlines=False)
+
+
+def _tables(found: Sequence[tuple[Backbone, Result]], title: str, *, headlines: bool) -> list[Block]:
+    """The results as tables, one for each title, the bare model first."""
+    columns: dict[str, dict[str, int]] = {}
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    for backbone, r in found:
+        key = title.format(backbone=backbone.name, data=r.data, protocol=r.protocol, edits=r.edits, mode=r.mode)
+        names = (headlines and PROTOCOLS[r.protocol].headline) or tuple(r.scores)
+        told = {f"{r.protocol} {name}" if headlines else name: r.scores[name] for name in names}
+        columns.setdefault(key, {}).update({name: score.n for name, score in told.items()})
+        of_title = rows.setdefault(key, {"bare model": {}})
+        of_title["bare model"] |= {name: score.bare for name, score in told.items()}
+        of_title.setdefault(r.editor, {}).update({name: score.value for name, score in told.items()})
+    return [
+        Block(
+            key,
+            tuple(tests),
+            {editor: tuple(values[name] for name in tests) for editor, values in rows[key].items()},
+            tuple(tests.values()),
+        )
+        for key, tests in columns.items()
+    ]
 
 
 def markdown(block: Block) -> str:
@@ -155,15 +173,18 @@ def latex(block: Block) -> str:
 
 
 def draw(tables: Sequence[Block]) -> Figure:
-    """A heat map for each table: methods by measures, each number in its cell."""
+    """A heat map for each table: methods by measures, each number in its cell, from red (0) to green (1).
+
+    The colour of a relapse is turned round, and what is no share has none.
+    """
     heights = [1.1 + 0.3 * len(block.rows) for block in tables]
     width = max(5.0, 2.2 + 0.75 * max(len(block.columns) for block in tables))
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     for axes, block in zip(
         figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0], tables, strict=True
     ):
-        values = [[min(max(v, 0.0), 1.0) if math.isfinite(v) else 0.5 for v in row] for row in block.rows.values()]
-        axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
+        colours = [[_good(*cell) for cell in zip(block.columns, row, strict=True)] for row in block.rows.values()]
+        axes.imshow(colours, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
         for y, row in enumerate(block.rows.values()):
             for x, value in enumerate(row):
                 axes.text(x, y, shown(value), ha="center", va="center", fontsize=7)
@@ -171,6 +192,13 @@ def draw(tables: Sequence[Block]) -> Figure:
         axes.set_yticks(range(len(block.rows)), list(block.rows), fontsize=8)
         axes.set_title(block.title, fontsize=9)
     return figure
+
+
+def _good(column: str, value: float) -> float:
+    """How good a value is, in [0, 1]; one half where that cannot be told."""
+    if not 0 <= value <= 1:
+        return 0.5
+    return 1 - value if column.endswith("relapse") else value
 
 
 def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class EditDataModule(L.LightningDataModule):
         rippleedits: A file in RippleEdits' schema.
         knowedit: A file in KnowEdit's schema.
         edits: A file of your own edits, one JSON object a line with the fields of `EditRequest`.
-        limit: The most edits to take, from the front.
+        limit: The most edits to take, from the front or after those skipped.
         edits_per_batch: Edits that are fitted together.
         tests_per_batch: Prompts that are evaluated together.
         on_bad: Whether a malformed record ends the run, or is left out and counted.
@@ -85,6 +85,7 @@ class EditDataModule(L.LightningDataModule):
         aliases: EasyEdit's file of other names of the edits' subjects.
         relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.paraphrases`; an
             evaluation asks none of them.
+        skip: Edits to leave out at the front, for example those that another split takes.
     """
 
     def __init__(
@@ -104,8 +105,11 @@ class EditDataModule(L.LightningDataModule):
         portability: str | None = None,
         aliases: str | None = None,
         relation_phrasings: bool = False,
+        skip: int = 0,
     ) -> None:
         super().__init__()
+        if skip < 0:
+            raise ValueError(f"`skip` must be at least 0, but got {skip}.")
         for name, value in (
             ("limit", limit),
             ("edits_per_batch", edits_per_batch),
@@ -129,6 +133,7 @@ class EditDataModule(L.LightningDataModule):
         self.additions = [(add, path) for add, path in additions if path is not None]
         self.source, self.relation_phrasings = source, relation_phrasings
         self.refusals: list[str] = []
+        self.skip = skip
         self.limit, self.edits_per_batch, self.tests_per_batch = limit, edits_per_batch, tests_per_batch
         self.on_bad: OnBad = on_bad
         self.cases: list[EditCase] = []
@@ -166,7 +171,9 @@ class EditDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the files once."""
         if not self.cases:
-            cases = self.read()[: self.limit]
+            cases = self.read()[self.skip :][: self.limit]
+            if not cases:
+                raise ValueError(f"`skip` must leave at least one edit, but got {self.skip}.")
             self.cases = with_phrasings(cases) if self.relation_phrasings else cases
 
     @property

@@ -59,6 +59,7 @@ class Protocol(Generic[T, A, R]):
         row: Makes a row of a test and of what the bare and the edited model answer; `dataclasses.asdict` of it is
             ready for JSON.
         score: Makes scores of rows.
+        headline: The columns that stand beside other protocols' in one table; all where none are named.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Protocol(Generic[T, A, R]):
     answer: type[A]
     row: Callable[[T, A, A], R]
     score: Callable[[Sequence[R]], dict[str, Score]]
+    headline: tuple[str, ...] = ()
 
     def bare(self, backbone: Backbone, cases: Sequence[EditCase]) -> list[A]:
         """What the bare model answers to the tests of cases; the same for every method."""
@@ -112,6 +114,7 @@ ROME: Protocol[RomeTest, RomeAnswer, Trial[RomeTest, RomeAnswer]] = Protocol(
     answer=RomeAnswer,
     row=Trial,
     score=score_rome,
+    headline=("score", "neighborhood_score", "fluency"),
 )
 EASYEDIT: Protocol[EasyEditTest, TeacherForced, Trial[EasyEditTest, TeacherForced]] = Protocol(
     name="easyedit",
@@ -121,6 +124,7 @@ EASYEDIT: Protocol[EasyEditTest, TeacherForced, Trial[EasyEditTest, TeacherForce
     answer=TeacherForced,
     row=Trial,
     score=score_easyedit,
+    headline=("rewrite_acc", "rephrase_acc", "portability_acc", "locality_acc"),
 )
 RIPPLEEDITS: Protocol[RippleQuestion, RippleAnswer, Trial[RippleQuestion, RippleAnswer]] = Protocol(
     name="rippleedits",
@@ -130,6 +134,7 @@ RIPPLEEDITS: Protocol[RippleQuestion, RippleAnswer, Trial[RippleQuestion, Ripple
     answer=RippleAnswer,
     row=Trial,
     score=score_ripple,
+    headline=("average",),
 )
 GENERATION: Protocol[GenerationTest, Continuation, Trial[GenerationTest, Continuation]] = Protocol(
     name="generation",
@@ -139,6 +144,7 @@ GENERATION: Protocol[GenerationTest, Continuation, Trial[GenerationTest, Continu
     answer=Continuation,
     row=Trial,
     score=score_generation,
+    headline=("rewrite_alias_sentence", "paraphrase_alias_sentence", "rewrite_relapse"),
 )
 MEDIATED: Protocol[MediatedTest, NextToken, Trial[MediatedTest, NextToken]] = Protocol(
     name="mediated",

@@ -86,6 +86,16 @@ def test_the_limit_takes_edits_from_the_front(edits_file):
     assert [r.edit_id for r in data.requests] == ["france", "germany"]
 
 
+def test_edits_may_be_skipped_at_the_front(edits_file):
+    data = EditDataModule(edits=str(edits_file), skip=1, limit=2)
+    data.setup("fit")
+    assert [request.edit_id for request in data.requests] == ["germany", "darrieux"]
+    with pytest.raises(ValueError, match="`skip` must leave at least one edit, but got 4"):
+        EditDataModule(edits=str(edits_file), skip=4).setup("fit")
+    with pytest.raises(ValueError, match="`skip` must be at least 0, but got -1"):
+        EditDataModule(edits=str(edits_file), skip=-1)
+
+
 def test_files_about_the_same_edits_are_joined(tmp_path, edits_file):
     rewrite: dict[str, object] = {"prompt": "{} is ruled from", "subject": "Italy"}
     rewrite |= {"target_new": {"str": "Paris"}, "target_true": {"str": "Rome"}}
