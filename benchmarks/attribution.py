@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from peak import peak, restart_peak
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
@@ -110,18 +111,6 @@ def timed(function: Callable[[], T], *, warm: bool = True) -> tuple[float, T]:
     start = time.process_time()
     result = function()
     return time.process_time() - start, result
-
-
-def restart_peak() -> int:
-    """Forget the process's peak of memory and give its present size, in bytes (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak()
-
-
-def peak() -> int:
-    """The largest size of the process since the last restart, in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 if __name__ == "__main__":
