@@ -1,4 +1,4 @@
-"""The command line: ``fit``, ``validate`` and ``test`` by Lightning, ``attribute`` and ``compare``, all with help."""
+"""The command line: ``fit``, ``validate`` and ``test`` by Lightning, and our own verbs, all with help."""
 
 import sys
 import warnings
@@ -12,13 +12,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from mega_pl.commands import attribute, compare
 from mega_pl.commands.dry_run import rehearse_fit
 from mega_pl.data.datamodule import EditDataModule
+from mega_pl.data.jsonl import write_example
 from mega_pl.module import MegaModule
 
-VERBS: dict[str, Callable[..., None]] = {"attribute": attribute, "compare": compare}
+VERBS: dict[str, Callable[..., None]] = {"attribute": attribute, "compare": compare, "template": write_example}
 """Commands that are no Lightning loop."""
 
 
-DESCRIPTION = f"Fit and judge edits of facts. Beside these subcommands there are {' and '.join(VERBS)}, with --help."
+DESCRIPTION = f"Fit and judge edits of facts. Beside these subcommands there are {', '.join(VERBS)}, with --help."
 
 
 DRY_RUN = "Only check config, data and tokenizer and tell the memory, without weights; also --dry-run."

@@ -145,6 +145,45 @@ protocols: [sake, rome]
     assert not list(Path.cwd().rglob("*"))
 
 
+def test_the_linearity_of_relations_is_compared(
+    roomy_folder: Folder, edit_lines: Lines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capitals = [
+        {**edit_lines[0], "edit_id": name, "subject": name} for name in ("Peru", "Chad", "Mali", "Oman", "Cuba")
+    ]
+    edits, config = tmp_path / "edits.jsonl", tmp_path / "compare.yaml"
+    edits.write_text("".join(json.dumps(line) + "\n" for line in capitals), encoding="utf-8")
+    config.write_text(
+        f"""
+folder: run
+backbones: [{{model_name_or_path: {roomy_folder("llama")}}}]
+data: {{mine: {{class_path: mega_pl.data.datamodule.EditDataModule, init_args: {{edits: {edits}}}}}}}
+editors: {{IKE: {{class_path: mega_pl.editors.Ike}}}}
+protocols: [linearity]
+modes: [single]
+""",
+        encoding="utf-8",
+    )
+    main(["compare", "--config", str(config)])
+    (result,) = json.loads(Path("run/metrics.json").read_text("utf-8"))["results"]
+    assert {name: score["n"] for name, score in result["metrics"].items()} == {
+        "faithfulness": 1,
+        "constant": 1,
+        "success": 5,
+        "correlation": 0,
+    }
+    assert "5 edits, single | linearity faithfulness |" in capsys.readouterr().out
+
+
+def test_a_template_of_edits_is_a_data_set(tmp_path: Path, roomy_folder: Folder) -> None:
+    main(["template", "--path", "mine.jsonl"])
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *options(roomy_folder("gpt2"), "mine.jsonl"), "--dry-run"])
+    assert exit_.value.code == 0
+    with pytest.raises(SystemExit, match=r"error: `path` must be a new file, but 'mine.jsonl' exists"):
+        main(["template", "--path", "mine.jsonl"])
+
+
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [

@@ -15,7 +15,7 @@ FILES = {
     "counterfact": ("gpt2", "counterfact", "counterfact/counterfact.json"),
     "popular": ("llama", "rippleedits", "popular/popular_rippleedits.json"),
 }
-CHANCE = {
+CHANCE: dict[str, dict[str, tuple[float, float]]] = {
     "sake": {"acc": (0, 0.12), "gen": (0, 0.12), "di": (0, 0.12), "dii": (0, 0.12)},
     "rome": {"efficacy_score": (0.25, 0.75), "paraphrase_score": (0.25, 0.75), "rewrite_exact": (0, 0)},
     "easyedit": {"rewrite_acc": (0, 0.12), "rephrase_acc": (0, 0.12)},

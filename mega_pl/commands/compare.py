@@ -14,14 +14,17 @@ from mega_pl.commands.dry_run import rehearse_comparison
 from mega_pl.comparison import Mode, Result, compare_editors
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
+from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
-from mega_pl.evaluation import PROTOCOLS
+from mega_pl.evaluation import PROTOCOLS, Protocol
+from mega_pl.evaluation.linearity import linearity
+from mega_pl.evaluation.relations import relation_linearity
 from mega_pl.fitting import versions
 from mega_pl.lab import model_path
 from mega_pl.metrics.scores import shown
 
 ProtocolName = Literal[
-    "sake", "rome", "easyedit", "rippleedits", "generation", "mediated", "confidence", "crosslingual"
+    "sake", "rome", "easyedit", "rippleedits", "generation", "mediated", "confidence", "crosslingual", "linearity"
 ]
 
 
@@ -76,17 +79,18 @@ def compare(
         modes: One edit at a time, all together, or the first 1, 10, 100 and all.
         dry_run: Only check config, data and tokenizers and tell the memory, without weights; also ``--dry-run``.
     """
-    out, judges = Path(folder), [PROTOCOLS[protocol] for protocol in protocols]
+    out = Path(folder)
     for module in data.values():
         module.setup("fit")
     if dry_run:
         models = [(b.model_name_or_path, b.revision, b.dtype, b.device_map is not None) for b in backbones]
-        rehearse_comparison(models, data, judges)
+        rehearse_comparison(models, data, [PROTOCOLS[name] for name in protocols if name != "linearity"])
         return
     found: list[tuple[Backbone, Result]] = []
     for config in backbones:
         backbone = config.load()
         for name, module in data.items():
+            judges = [_judge(protocol, backbone, module.cases) for protocol in protocols]
             results = compare_editors(backbone, name, module.cases, editors, judges, modes, out / "answers")
             found += [(backbone, result) for result in results]
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -94,12 +98,17 @@ def compare(
     write_text(out / "metrics.json", json.dumps(metrics, ensure_ascii=False, indent=1) + "\n")
     write_text(out / "cases.jsonl", "".join(_lines(*pair) for pair in found))
     heads = overviews(found)
-    tables = heads + blocks(found) if len(judges) > 1 else heads
+    tables = heads + blocks(found) if len(protocols) > 1 else heads
     write_text(out / "table.md", "\n".join(map(markdown, tables)))
     write_text(out / "table.tex", "\n".join(map(latex, tables)))
     draw(heads).savefig(out / "figures" / "comparison.png", dpi=150)
     shown_heads = "\n".join(map(markdown, heads))
     print(f"\n{shown_heads}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/comparison.png")
+
+
+def _judge(name: ProtocolName, backbone: Backbone, cases: Sequence[EditCase]) -> Protocol[Any, Any, Any]:
+    """A protocol by name; that of linearity first judges the relations of the cases in the bare model."""
+    return linearity(relation_linearity(backbone, cases)) if name == "linearity" else PROTOCOLS[name]
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,8 @@ def _tables(found: Sequence[tuple[Backbone, Result]], title: str, *, headlines: 
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for backbone, r in found:
         key = title.format(backbone=backbone.name, data=r.data, protocol=r.protocol, edits=r.edits, mode=r.mode)
-        names = (headlines and PROTOCOLS[r.protocol].headline) or tuple(r.scores)
+        chosen = PROTOCOLS[r.protocol].headline if headlines and r.protocol in PROTOCOLS else ()
+        names = chosen or tuple(r.scores)
         told = {f"{r.protocol} {name}" if headlines else name: r.scores[name] for name in names}
         columns.setdefault(key, {}).update({name: score.n for name, score in told.items()})
         of_title = rows.setdefault(key, {"bare model": {}})

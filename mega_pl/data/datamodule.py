@@ -1,6 +1,7 @@
 """Edits and their tests as Lightning data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,13 +14,15 @@ from mega_pl.data.join import join
 from mega_pl.data.jsonl import read_jsonl
 from mega_pl.data.knowedit import read_knowedit
 from mega_pl.data.mquake import read_mquake
+from mega_pl.data.multilingual import add_translations
 from mega_pl.data.paraphrases import with_phrasings
-from mega_pl.data.records import OnBad, Reader
+from mega_pl.data.records import Cases, OnBad, Reader
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.data.sources import SOURCES, fetch
 from mega_pl.data.zsre import read_zsre
 from mega_pl.edits.request import EditCase, EditRequest
+from mega_pl.functional.language import Language
 
 Item = TypeVar("Item")
 
@@ -86,6 +89,7 @@ class EditDataModule(L.LightningDataModule):
         relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.paraphrases`; an
             evaluation asks none of them.
         skip: Edits to leave out at the front, for example those that another split takes.
+        translations: By language code files of CounterFact edits as questions, which the probe of other languages asks.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class EditDataModule(L.LightningDataModule):
         aliases: str | None = None,
         relation_phrasings: bool = False,
         skip: int = 0,
+        translations: dict[Language, str] | None = None,
     ) -> None:
         super().__init__()
         if skip < 0:
@@ -130,7 +135,10 @@ class EditDataModule(L.LightningDataModule):
         ]
         self.files = [(read, path) for read, path in files if path is not None]
         additions = ((add_portability, portability), (add_aliases, aliases))
-        self.additions = [(add, path) for add, path in additions if path is not None]
+        self.additions: list[tuple[Callable[..., Cases], str]] = [
+            (a, path) for a, path in additions if path is not None
+        ]
+        self.additions += [(partial(add_translations, language=lang), p) for lang, p in (translations or {}).items()]
         self.source, self.relation_phrasings = source, relation_phrasings
         self.refusals: list[str] = []
         self.skip = skip

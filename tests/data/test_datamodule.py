@@ -195,6 +195,23 @@ def test_portability_and_aliases_are_added_to_the_edits(tmp_path, flat_file):
         EditDataModule(easyedit=str(flat_file), aliases=str(tmp_path / "none.json")).setup("fit")
 
 
+def test_translations_are_added_by_language(tmp_path, flat_file):
+    data = EditDataModule(easyedit=str(flat_file), limit=2)
+    data.setup("fit")
+    request = data.requests[0]
+    record = {"case_id": request.edit_id, "subject": request.subject, "rephrase": "Where?"}
+    english = {**record, "src": "Where?", "old": request.target_true, "alt": request.target_new}
+    german = {**record, "src": "Wo?", "rephrase": "Wo denn?", "old": "alt", "alt": "neu"}
+    path = tmp_path / "german.json"
+    path.write_text(json.dumps([{"en": english, "de": german}]), encoding="utf-8")
+    told = EditDataModule(easyedit=str(flat_file), limit=2, translations={"de": str(path)}, relation_phrasings=True)
+    told.setup("fit")
+    (translation,) = told.cases[0].translations  # type: ignore[attr-defined]
+    assert (translation.language, translation.new) == ("de", "neu")
+    with pytest.raises(ValueError, match="language"):
+        EditDataModule(easyedit=str(flat_file), translations={"xx": str(path)}).setup("fit")  # type: ignore[dict-item]
+
+
 def test_a_published_source_is_fetched_by_name(monkeypatch, flat_file):
     source = replace(SOURCES["counterfact_easyedit"], file=flat_file.as_uri())
     monkeypatch.setitem(SOURCES, "counterfact_easyedit", source)
