@@ -7,8 +7,9 @@ from mega_pl.backbone import Backbone
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.backbone.memory import device_bytes, forward_bytes, weight_bytes
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.prompts import expand
+from mega_pl.data.prompts import expand, phrasings
 from mega_pl.data.sake import sake_tests
+from mega_pl.data.scope import MOST_NEIGHBOURS, neighbourhoods
 from mega_pl.edits import EditCase
 from mega_pl.evaluation import Protocol
 from mega_pl.evaluation.batching import TOKENS, check_room, position_limit
@@ -18,6 +19,9 @@ from mega_pl.lab import model_path
 from mega_pl.module import MegaModule
 
 GIB = 2**30
+
+EVIDENCE = 4 + 8 + 8
+"""Bytes of a number that a gate is fitted on: in float32, in float64, and in float64 less the mean."""
 
 Pairs = Iterable[tuple[str, str]]
 """Prompts and an answer to each."""
@@ -45,10 +49,16 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     batch, most = hparams["prompts_per_batch"], max(len(some.source) + len(some.target) for some in sets)
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
     width, floats = outline.width, 4 * len(sites)
+    scopes = sum(len(phrasings(request, module.prompts)) for request in data.requests)
+    scopes += MOST_NEIGHBOURS * sum(
+        len({t for request in group for t in (request.prompt, *request.phrasings)})
+        for group in neighbourhoods(data.requests).values()
+    )
     memory = {
         "weights": weight_bytes(outline),
         f"forward pass, {batch} prompts of {longest} tokens": forward_bytes(outline, batch, longest),
         f"activations of {data.edits_per_batch} edits": floats * data.edits_per_batch * most * width,
+        f"gate, fitted on {scopes} prompts": EVIDENCE * scopes * len(module.gate.layers) * width,
         f"maps of {len(sets)} edits": floats * len(sets) * (2 * width + rank * width + rank**2),
     }
     counts = {metric: 0 for metric in ("acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa")}

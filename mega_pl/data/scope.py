@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mega_pl.backbone import Backbone
 from mega_pl.data.asking import acquaintances, answers, likeliest, names
 from mega_pl.data.prompts import PromptConfig, phrasings
-from mega_pl.edits.request import EditRequest
+from mega_pl.edits.request import SLOT, EditRequest
 
 MOST_MENTIONS = 32
 """The most other names through which an edit's subject is asked for, for each way to mention it."""
@@ -18,7 +18,7 @@ STRANGER_PHRASINGS = 2
 """Phrasings of a question through a name that leads elsewhere."""
 
 MOST_NEIGHBOURS = 64
-"""The most other subjects of whom an edit's own question is asked."""
+"""The most other subjects of whom the question of some edits is asked."""
 
 DRAWS_A_NEIGHBOUR = 4
 """Texts to draw for each of them; some draws repeat a name or give none."""
@@ -97,27 +97,36 @@ def _disowned(request: EditRequest, names_of: _Names) -> Iterator[Question]:
         yield Question(-1, stranger, _through(_templates(request), phrases)[:STRANGER_PHRASINGS])
 
 
-def _neighbours(backbone: Backbone, requests: Sequence[EditRequest], config: PromptConfig) -> Iterator[Question]:
-    """Each edit's own question about others that the model knows, but for names that may be its subject's.
+def neighbourhoods(requests: Iterable[EditRequest]) -> dict[str, list[EditRequest]]:
+    """The edits that ask the same of others, by the phrasing through which these are drawn.
 
-    Others are drawn through the shortest phrasing with words on both sides of the subject. A name that shares a word
-    with the subject, or about which the model answers alike what the edit leaves alone, may be the subject's own; and
-    an edit's subject has questions of its own.
+    It is the shortest with words on both sides of the subject; an edit without such a phrasing is left out.
+    """
+    found: dict[str, list[EditRequest]] = {}
+    for request in requests:
+        around = [t for t in _templates(request) if all(part.strip() for part in t.split(SLOT))]
+        if around:
+            found.setdefault(min(around, key=len), []).append(request)
+    return found
+
+
+def _neighbours(backbone: Backbone, requests: Sequence[EditRequest], config: PromptConfig) -> Iterator[Question]:
+    """The edits' own questions about others that the model knows, but for names that may be one of their subjects.
+
+    That is a name that shares a word with a subject, or about which the model answers alike what the edit of a subject
+    leaves alone; and subjects of the bank have questions of their own.
     """
     subjects = {request.subject for request in requests}
-    others = []
-    for request in requests:
-        around = [t for t in _templates(request) if all(part.strip() for part in t.split("{}"))]
-        draws = min(config.draws, DRAWS_A_NEIGHBOUR * MOST_NEIGHBOURS)
-        drawn = names(backbone, min(around, key=len), draws=draws, seed=config.seed) if around else ()
-        words = set(request.subject.split())
-        foreign = [name for name in drawn if name not in subjects and words.isdisjoint(name.split())]
-        others.append(foreign[:MOST_NEIGHBOURS])
-    about = [[group[0] for group in request.contrasts] for request in requests]
-    for request, named, alike in zip(requests, others, _alike(backbone, requests, about, others), strict=True):
-        for name in named:
+    for around, group in neighbourhoods(requests).items():
+        drawn = names(backbone, around, draws=min(config.draws, DRAWS_A_NEIGHBOUR * MOST_NEIGHBOURS), seed=config.seed)
+        words = {word for request in group for word in request.subject.split()}
+        others = [name for name in drawn if name not in subjects and words.isdisjoint(name.split())][:MOST_NEIGHBOURS]
+        about = [[contrast[0] for contrast in request.contrasts] for request in group]
+        alike = {name for some in _alike(backbone, group, about, [others] * len(group)) for name in some}
+        templates = sorted({template for request in group for template in _templates(request)})
+        for name in others:
             if name not in alike:
-                yield Question(-1, name, tuple(sorted(_fill(_templates(request), name))))
+                yield Question(-1, name, _fill(templates, name))
 
 
 def _through(templates: Sequence[str], phrases: Sequence[str]) -> tuple[str, ...]:

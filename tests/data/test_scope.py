@@ -158,6 +158,14 @@ def test_the_subject_of_another_edit_is_no_other(ask):
     assert {q.subject for q in asked} == {"Ann", "Zoe"}
 
 
+def test_edits_that_ask_the_same_share_their_others(ask):
+    lea = replace(ANN, edit_id="lea", subject="Lea Orr", phrasings=("The birthplace of {} is", "{} comes from"))
+    questions = [q for q in ask([ANN, lea], others=("Zoe", "Tom Orr", "Annie"), same=("Annie",)) if q.owner == -1]
+    asked = ("The birthplace of Zoe is", "The life of Zoe began in", "Zoe comes from", "Zoe was born in")
+    assert [q.prompts for q in questions if q.subject == "Zoe"] == [asked]
+    assert not [q for q in questions if q.subject in ("Tom Orr", "Annie")]
+
+
 def test_so_many_others_are_asked_about_and_no_more(ask):
     many = tuple(f"Zoe{i}" for i in range(scope.MOST_NEIGHBOURS + 5))
     assert sum(q.subject.startswith("Zoe") for q in ask([ANN], others=many)) == scope.MOST_NEIGHBOURS
