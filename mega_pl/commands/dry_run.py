@@ -20,9 +20,6 @@ from mega_pl.module import MegaModule
 
 GIB = 2**30
 
-EVIDENCE = 4 + 8 + 8
-"""Bytes of a number that a gate is fitted on: in float32, in float64, and in float64 less the mean."""
-
 Pairs = Iterable[tuple[str, str]]
 """Prompts and an answer to each."""
 
@@ -58,7 +55,7 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
         "weights": weight_bytes(outline),
         f"forward pass, {batch} prompts of {longest} tokens": forward_bytes(outline, batch, longest),
         f"activations of {data.edits_per_batch} edits": floats * data.edits_per_batch * most * width,
-        f"gate, fitted on {scopes} prompts": EVIDENCE * scopes * len(module.gate.layers) * width,
+        f"gate, fitted on {scopes} prompts": 4 * scopes * len(module.gate.layers) * width,
         f"maps of {len(sets)} edits": floats * len(sets) * (2 * width + rank * width + rank**2),
     }
     counts = {metric: 0 for metric in ("acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa")}

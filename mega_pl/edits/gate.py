@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mega_pl.backbone import Backbone, Site, record
-from mega_pl.functional.discriminant import Discriminant, class_means, fit_discriminant
+from mega_pl.functional.discriminant import CHUNK, Discriminant, class_means, fit_discriminant
 
 NO_EDIT = -1
 """Owner of a question that no edit may answer, and the route of a prompt that is left alone."""
@@ -79,7 +79,7 @@ class Gate:
             ValueError: If no owned question has two phrasings.
         """
         space = fit_discriminant(evidence, questions, shrinkage=config.shrinkage, max_rank=config.max_rank)
-        points = space(evidence)
+        points = torch.cat([space(part) for part in torch.split(evidence, CHUNK)])
         means = F.normalize(class_means(points, questions), dim=-1)
         repeated = torch.bincount(questions)[questions] > 1  # a lone phrasing cannot be held out
         own = _left_out_cosines(points, questions)[repeated & (owners[questions] != NO_EDIT)]

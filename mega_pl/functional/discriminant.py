@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+CHUNK = 4096
+"""Samples that are in float64 at a time."""
+
 
 @dataclass(frozen=True)
 class Discriminant:
@@ -51,10 +54,9 @@ def fit_discriminant(samples: Tensor, classes: Tensor, *, shrinkage: float = 0.1
         )
     if int(torch.bincount(classes).max()) < 2:
         raise ValueError("`classes` must hold one with at least 2 samples, but every sample is alone.")
-    samples = samples.double()
-    mean = samples.mean(0)
-    principal = _principal(samples - mean, max_rank)
-    reduced = (samples - mean) @ principal
+    mean = torch.stack([part.double().sum(0) for part in torch.split(samples, CHUNK)]).sum(0) / len(samples)
+    principal = _principal(samples, mean, max_rank)
+    reduced = torch.cat([(part.double() - mean) @ principal for part in torch.split(samples, CHUNK)])
     within = reduced - class_means(reduced, classes)[classes]
     scatter = within.T @ within / len(within)
     size = len(scatter)
@@ -70,11 +72,16 @@ def class_means(samples: Tensor, classes: Tensor) -> Tensor:
     return sums / torch.bincount(classes, minlength=count).clamp(min=1)[:, None]
 
 
-def _principal(centred: Tensor, max_rank: int) -> Tensor:
-    """Leading principal directions (F, K) with a variance that is not rounding."""
-    if centred.shape[0] >= centred.shape[1]:
-        values, vectors = torch.linalg.eigh(centred.T @ centred)
+def _principal(samples: Tensor, mean: Tensor, max_rank: int) -> Tensor:
+    """Leading principal directions (F, K) of samples (N, F) with a variance that is not rounding."""
+    if samples.shape[0] >= samples.shape[1]:
+        scatter = mean.new_zeros(len(mean), len(mean))
+        for part in torch.split(samples, CHUNK):
+            centred = part.double() - mean
+            scatter.addmm_(centred.T, centred)
+        values, vectors = torch.linalg.eigh(scatter)
     else:
+        centred = samples.double() - mean
         values, left = torch.linalg.eigh(centred @ centred.T)
         vectors = centred.T @ left / values.clamp(min=1e-300).sqrt()
     keep = values > 1e-10 * values[-1]

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mega_pl.functional import discriminant
 from mega_pl.functional.discriminant import class_means, fit_discriminant
 
 
@@ -120,3 +121,14 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_classes_of_one_sample_each_are_refused():
     with pytest.raises(ValueError, match="must hold one with at least 2 samples, but every sample is alone"):
         fit_discriminant(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.arange(4))
+
+
+@pytest.mark.parametrize("count", [30, 200])
+def test_samples_may_come_in_pieces(monkeypatch, count):
+    samples = torch.randn(count, 40, generator=torch.Generator().manual_seed(0)) + 3
+    classes = torch.arange(count) % 10
+    whole = fit_discriminant(samples, classes)
+    monkeypatch.setattr(discriminant, "CHUNK", 7)
+    pieces = fit_discriminant(samples, classes)
+    torch.testing.assert_close(pieces.mean, whole.mean)
+    torch.testing.assert_close(pieces(samples) @ pieces(samples).T, whole(samples) @ whole(samples).T)
