@@ -20,9 +20,6 @@ from mega_pl.module import MegaModule
 
 GIB = 2**30
 
-Pairs = Iterable[tuple[str, str]]
-"""Prompts and an answer to each."""
-
 
 def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     """Check the data, the tokenizer and the sites of a fit, and print what memory it takes.
@@ -47,10 +44,8 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
     width, floats = outline.width, 4 * len(sites)
     scopes = sum(len(phrasings(request, module.prompts)) for request in data.requests)
-    scopes += MOST_NEIGHBOURS * sum(
-        len({t for request in group for t in (request.prompt, *request.phrasings)})
-        for group in neighbourhoods(data.requests).values()
-    )
+    asked = neighbourhoods(data.requests).values() if module.prompts.draws else ()
+    scopes += sum(MOST_NEIGHBOURS * len({t for r in group for t in (r.prompt, *r.phrasings)}) for group in asked)
     memory = {
         "weights": weight_bytes(outline),
         f"forward pass, {batch} prompts of {longest} tokens": forward_bytes(outline, batch, longest),
