@@ -136,12 +136,12 @@ def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):
     assert table.columns == (*sake, *(f"easyedit {name}" for name in EASYEDIT.headline))
     assert list(table.rows) == ["bare model", *EDITORS]
     for result in results:
-        values = dict(zip(table.columns, table.rows[result.editor], strict=True))
-        told = {name: score.value for name, score in result.scores.items()}
-        for column, value in values.items():
+        values, bare = table.rows[result.editor], table.rows["bare model"]
+        for column, value, before in zip(table.columns, values, bare, strict=True):
             protocol, name = column.split()
             if protocol == result.protocol:
-                assert value == pytest.approx(told[name], nan_ok=True)
+                score = result.scores[name]
+                assert (value, before) == pytest.approx((score.value, score.bare), nan_ok=True)
 
 
 def test_colours_of_the_figure():

@@ -6,7 +6,7 @@ import pytest
 
 from mega_pl.data import scope
 from mega_pl.data.prompts import PromptConfig, phrasings
-from mega_pl.data.scope import Question, scope_questions
+from mega_pl.data.scope import Question, neighbourhoods, scope_questions
 from mega_pl.edits import ALIAS, EditRequest, Mention
 
 SPOUSE, PARTNER = (Mention("The spouse of {} is", f"the {word} of {{}}") for word in ("spouse", "partner"))
@@ -164,6 +164,12 @@ def test_edits_that_ask_the_same_share_their_others(ask):
     asked = ("The birthplace of Zoe is", "The life of Zoe began in", "Zoe comes from", "Zoe was born in")
     assert [q.prompts for q in questions if q.subject == "Zoe"] == [asked]
     assert not [q for q in questions if q.subject in ("Tom Orr", "Annie")]
+
+
+def test_others_are_drawn_through_the_shortest_phrasing_with_words_on_both_sides():
+    long = replace(ANN, phrasings=("The town in which {} was born is", "Of {} it is said: born in", "{} is"))
+    plain = replace(ANN, phrasings=("{} began in",))
+    assert neighbourhoods([long, plain]) == {"Of {} it is said: born in": [long]}
 
 
 def test_so_many_others_are_asked_about_and_no_more(ask):
