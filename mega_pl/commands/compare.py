@@ -198,7 +198,7 @@ def draw(tables: Sequence[Block]) -> Figure:
         for y, row in enumerate(block.rows.values()):
             for x, value in enumerate(row):
                 axes.text(x, y, shown(value), ha="center", va="center", fontsize=7)
-        axes.set_xticks(range(len(block.columns)), block.columns, fontsize=7, rotation=20)
+        axes.set_xticks(range(len(block.columns)), block.columns, fontsize=7, rotation=20, ha="right")
         axes.set_yticks(range(len(block.rows)), list(block.rows), fontsize=8)
         axes.set_title(block.title, fontsize=9)
     return figure
