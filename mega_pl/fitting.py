@@ -97,6 +97,7 @@ def fit_edits(
         prompts: How prompts are multiplied.
     """
     maps, gate, prompts = maps or MapConfig(), gate or GateConfig(), prompts or PromptConfig()
+    gate.check_layers(backbone.n_layers)
     sets = [expand(request, prompts) for request in requests]
     of_edits = fit_maps(backbone, sets, sites or default_sites(backbone), maps)
     fitted = {r.edit_id: (r, of_edit) for r, of_edit in zip(requests, of_edits, strict=True)}

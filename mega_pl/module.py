@@ -68,6 +68,8 @@ class MegaModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if prompts_per_batch < 1:
+            raise ValueError(f"`prompts_per_batch` must be at least 1, but got {prompts_per_batch}.")
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.maps, self.gate, self.prompts = maps or MapConfig(), gate or GateConfig(), prompts or PromptConfig()
@@ -93,6 +95,7 @@ class MegaModule(L.LightningModule):
             )
             self._backbone.name = hparams["model_name_or_path"]
             self._backbone.check_sites(self.sites)
+            self.gate.check_layers(self._backbone.n_layers)
         return self._backbone
 
     @property

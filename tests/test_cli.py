@@ -188,6 +188,7 @@ def test_a_template_of_edits_is_a_data_set(tmp_path: Path, roomy_folder: Folder)
     ("changes", "rule"),
     [
         (["--model.sites", "[resid_mid.9]"], r"must lie in \[0, 3\].*got 9"),
+        (["--model.gate.layers", "[4]"], r"`gate.layers` must lie in \[-4, 3\].*got 4"),
         (["--data.edits", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),
         (["--model.model_name_or_path", "./nowhere"], "'./nowhere'"),
     ],
@@ -253,6 +254,8 @@ BAD_OPTIONS = {
     "layer out of range": (["--model.sites", "[resid_mid.9]"], r"must lie in \[0, 3\].*got 9"),
     "unknown site": (["--model.sites", "[residual.1]"], "KIND.LAYER"),
     "strength out of range": (["--model.maps.strength", "9"], r"`strength` must lie in \(0, 2\]"),
+    "gate of no layer": (["--model.gate.layers", "[-5]"], r"`gate.layers` must lie in \[-4, 3\].*got -5"),
+    "no prompts a batch": (["--model.prompts_per_batch", "0"], "`prompts_per_batch` must be at least 1"),
     "gate of nothing": (["--model.gate.recall", "1.5"], r"`recall` must lie in \(0, 1\)"),
     "no edits": (["--data.limit", "0"], "`limit` must be at least 1"),
     "no file": (["--data.edits", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),

@@ -36,6 +36,7 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     outline = _outline(hparams["model_name_or_path"], hparams["revision"], hparams["dtype"])
     sites = sorted(module.chosen_sites or default_sites(outline))
     outline.check_sites(sites)
+    module.gate.check_layers(outline.n_layers)
     sets = [expand(request, module.prompts) for request in data.requests]
     prompts = [(prompt, "a") for some in sets for prompt in some.source]
     prompts += [(p, a or "a") for some in sets for p, a in zip(some.target, some.answers, strict=True)]

@@ -40,6 +40,16 @@ class GateConfig:
         if not self.layers:
             raise ValueError("`layers` must name at least one block, but got none.")
 
+    def check_layers(self, count: int) -> None:
+        """Refuse layers that a model of so many blocks does not have.
+
+        Raises:
+            ValueError: Naming the layer.
+        """
+        for layer in self.layers:
+            if not -count <= layer < count:
+                raise ValueError(f"`gate.layers` must lie in [{-count}, {count - 1}] for this model, but got {layer}.")
+
 
 @dataclass(frozen=True)
 class Gate:
