@@ -21,7 +21,6 @@ VERBS: dict[str, Callable[..., None]] = {"attribute": attribute, "compare": comp
 
 DESCRIPTION = f"Fit and judge edits of facts. Beside these subcommands there are {', '.join(VERBS)}, with --help."
 
-
 DRY_RUN = "Only check config, data and tokenizer and tell the memory, without weights; also --dry-run."
 
 
@@ -35,7 +34,6 @@ class MegaCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Read the data and the backbone before anything is written, so that a mistake leaves nothing behind."""
-        self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         if self.config[self.subcommand].dry_run:
             rehearse_fit(self.model, self.datamodule)

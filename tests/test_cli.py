@@ -124,20 +124,26 @@ def test_a_dry_run_tells_what_a_fit_takes_without_its_weights(
     assert not list(Path.cwd().rglob("*"))
 
 
-def test_a_dry_run_of_a_comparison_tells_every_protocol(
-    roomy_folder: Folder, edits_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tmp_path / "compare.yaml"
-    config.write_text(
+def comparison(folder: Path, model: Path, edits: Path, editor: str, rest: str) -> Path:
+    """A config of `compare` with one editor."""
+    path = folder / "compare.yaml"
+    path.write_text(
         f"""
 folder: run
-backbones: [{{model_name_or_path: {roomy_folder("llama")}}}]
-data: {{mine: {{class_path: mega_pl.data.datamodule.EditDataModule, init_args: {{edits: {edits_file}}}}}}}
-editors: {{SAKE: {{class_path: mega_pl.editors.Sake}}}}
-protocols: [sake, rome]
+backbones: [{{model_name_or_path: {model}}}]
+data: {{mine: {{class_path: mega_pl.data.datamodule.EditDataModule, init_args: {{edits: {edits}}}}}}}
+editors: {{mine: {{class_path: mega_pl.editors.{editor}}}}}
+{rest}
 """,
         encoding="utf-8",
     )
+    return path
+
+
+def test_a_dry_run_of_a_comparison_tells_every_protocol(
+    roomy_folder: Folder, edits_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = comparison(tmp_path, roomy_folder("llama"), edits_file, "Sake", "protocols: [sake, rome]")
     main(["compare", "--config", str(config), "--dry-run"])
     told = capsys.readouterr().out
     assert "data: mine, 4 edits; tests: sake 22, rome 9" in told
@@ -151,19 +157,9 @@ def test_the_linearity_of_relations_is_compared(
     capitals = [
         {**edit_lines[0], "edit_id": name, "subject": name} for name in ("Peru", "Chad", "Mali", "Oman", "Cuba")
     ]
-    edits, config = tmp_path / "edits.jsonl", tmp_path / "compare.yaml"
+    edits = tmp_path / "edits.jsonl"
     edits.write_text("".join(json.dumps(line) + "\n" for line in capitals), encoding="utf-8")
-    config.write_text(
-        f"""
-folder: run
-backbones: [{{model_name_or_path: {roomy_folder("llama")}}}]
-data: {{mine: {{class_path: mega_pl.data.datamodule.EditDataModule, init_args: {{edits: {edits}}}}}}}
-editors: {{IKE: {{class_path: mega_pl.editors.Ike}}}}
-protocols: [linearity]
-modes: [single]
-""",
-        encoding="utf-8",
-    )
+    config = comparison(tmp_path, roomy_folder("llama"), edits, "Ike", "protocols: [linearity]\nmodes: [single]")
     main(["compare", "--config", str(config)])
     (result,) = json.loads(Path("run/metrics.json").read_text("utf-8"))["results"]
     assert {name: score["n"] for name, score in result["metrics"].items()} == {

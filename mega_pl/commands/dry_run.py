@@ -1,14 +1,15 @@
 """``--dry-run``: what can go wrong before the weights are there, and the memory that a run will take."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from mega_pl.backbone import Backbone
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.backbone.memory import device_bytes, forward_bytes, weight_bytes
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.prompts import expand, phrasings
-from mega_pl.data.sake import sake_tests
+from mega_pl.data.sake import SakeMetric, sake_tests
 from mega_pl.data.scope import MOST_NEIGHBOURS, neighbourhoods
 from mega_pl.edits import EditCase
 from mega_pl.evaluation import Protocol
@@ -19,6 +20,9 @@ from mega_pl.lab import model_path
 from mega_pl.module import MegaModule
 
 GIB = 2**30
+
+SOMETHING = "a"
+"""Follows a prompt whose answer only the model knows."""
 
 
 def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
@@ -38,8 +42,8 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     outline.check_sites(sites)
     module.gate.check_layers(outline.n_layers)
     sets = [expand(request, module.prompts) for request in data.requests]
-    prompts = [(prompt, "a") for some in sets for prompt in some.source]
-    prompts += [(p, a or "a") for some in sets for p, a in zip(some.target, some.answers, strict=True)]
+    prompts = [(prompt, SOMETHING) for some in sets for prompt in some.source]
+    prompts += [(p, answer or SOMETHING) for some in sets for p, answer in zip(some.target, some.answers, strict=True)]
     longest = _longest(outline, [*_questions(data.cases), *prompts])
     batch, most = hparams["prompts_per_batch"], max(len(some.source) + len(some.target) for some in sets)
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
@@ -54,10 +58,8 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
         f"gate, fitted on {scopes} prompts": 4 * scopes * len(module.gate.layers) * width,
         f"maps of {len(sets)} edits": floats * len(sets) * (2 * width + rank * width + rank**2),
     }
-    counts = {metric: 0 for metric in ("acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa")}
-    for test in (test for case in data.cases for test in sake_tests(case)):
-        counts[test.metric] += 1
-    print(f"data: {_edits(data)}; tests: {', '.join(f'{name} {n}' for name, n in counts.items())}")
+    counts = Counter(test.metric for case in data.cases for test in sake_tests(case))
+    print(f"data: {_edits(data)}; tests: {', '.join(f'{name} {counts[name]}' for name in get_args(SakeMetric))}")
     print(f"prompts: {most} an edit at most; sites: {', '.join(map(str, sites))}")
     _report(outline, longest, memory, spread=hparams["device_map"] is not None)
 

@@ -179,9 +179,10 @@ class EditDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the files once."""
         if not self.cases:
-            cases = self.read()[self.skip :][: self.limit]
-            if not cases:
-                raise ValueError(f"`skip` must leave at least one edit, but got {self.skip}.")
+            found = self.read()
+            if len(found) <= self.skip:
+                raise ValueError(f"`skip` must be less than the {len(found)} edits read, but got {self.skip}.")
+            cases = found[self.skip :][: self.limit]
             self.cases = with_phrasings(cases) if self.relation_phrasings else cases
 
     @property

@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from mega_pl.data import Test, sake_tests
 from mega_pl.data.datamodule import DealtBatches, EditDataModule
+from mega_pl.data.multilingual import TranslatedCase
 from mega_pl.data.paraphrases import templates
 from mega_pl.data.sources import SOURCES
 
@@ -90,7 +91,7 @@ def test_edits_may_be_skipped_at_the_front(edits_file):
     data = EditDataModule(edits=str(edits_file), skip=1, limit=2)
     data.setup("fit")
     assert [request.edit_id for request in data.requests] == ["germany", "darrieux"]
-    with pytest.raises(ValueError, match="`skip` must leave at least one edit, but got 4"):
+    with pytest.raises(ValueError, match="`skip` must be less than the 4 edits read, but got 4"):
         EditDataModule(edits=str(edits_file), skip=4).setup("fit")
     with pytest.raises(ValueError, match="`skip` must be at least 0, but got -1"):
         EditDataModule(edits=str(edits_file), skip=-1)
@@ -206,7 +207,9 @@ def test_translations_are_added_by_language(tmp_path, flat_file):
     path.write_text(json.dumps([{"en": english, "de": german}]), encoding="utf-8")
     told = EditDataModule(easyedit=str(flat_file), limit=2, translations={"de": str(path)}, relation_phrasings=True)
     told.setup("fit")
-    (translation,) = told.cases[0].translations  # type: ignore[attr-defined]
+    case = told.cases[0]
+    assert isinstance(case, TranslatedCase)
+    (translation,) = case.translations
     assert (translation.language, translation.new) == ("de", "neu")
     with pytest.raises(ValueError, match="language"):
         EditDataModule(easyedit=str(flat_file), translations={"xx": str(path)}).setup("fit")  # type: ignore[dict-item]
