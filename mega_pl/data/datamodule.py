@@ -1,6 +1,7 @@
 """Edits and their tests as Lightning data."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -86,10 +87,12 @@ class EditDataModule(L.LightningDataModule):
         source: A published source by its name in `mega_pl.data.sources`, downloaded once.
         portability: EasyEdit's file of portability questions about the edits.
         aliases: EasyEdit's file of other names of the edits' subjects.
-        relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.paraphrases`; an
-            evaluation asks none of them.
+        relation_phrasings: Whether edits get phrasings, and those without any get implications, of their relation from
+            `mega_pl.data.relations`; an evaluation asks none of them.
         skip: Edits to leave out at the front, for example those that another split takes.
         translations: By language code files of CounterFact edits as questions, which the probe of other languages asks.
+        subject_aliases: Whether edits keep the other names of their subjects that files give, some of them the names
+            that tests of aliases ask.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class EditDataModule(L.LightningDataModule):
         relation_phrasings: bool = False,
         skip: int = 0,
         translations: dict[Language, str] | None = None,
+        subject_aliases: bool = True,
     ) -> None:
         super().__init__()
         if skip < 0:
@@ -139,7 +143,7 @@ class EditDataModule(L.LightningDataModule):
             (a, path) for a, path in additions if path is not None
         ]
         self.additions += [(partial(add_translations, language=lang), p) for lang, p in (translations or {}).items()]
-        self.source, self.relation_phrasings = source, relation_phrasings
+        self.source, self.relation_phrasings, self.subject_aliases = source, relation_phrasings, subject_aliases
         self.refusals: list[str] = []
         self.skip = skip
         self.limit, self.edits_per_batch, self.tests_per_batch = limit, edits_per_batch, tests_per_batch
@@ -183,6 +187,8 @@ class EditDataModule(L.LightningDataModule):
             if len(found) <= self.skip:
                 raise ValueError(f"`skip` must be less than the {len(found)} edits read, but got {self.skip}.")
             cases = found[self.skip :][: self.limit]
+            if not self.subject_aliases:
+                cases = [replace(case, request=replace(case.request, aliases=())) for case in cases]
             self.cases = with_phrasings(cases) if self.relation_phrasings else cases
 
     @property

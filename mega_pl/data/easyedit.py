@@ -75,7 +75,7 @@ def portability(record: Record) -> Probe:
 
 
 def add_aliases(cases: Iterable[EditCase], path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
-    """Ask each edit prompt of EasyEdit's other name for its subject too, by ``case_id``.
+    """Give each edit EasyEdit's other name for its subject, and ask its prompt of it too, by ``case_id``.
 
     Args:
         cases: The cases.
@@ -90,10 +90,12 @@ def add_aliases(cases: Iterable[EditCase], path: str | Path, *, on_bad: OnBad = 
     """
 
     def add(case: EditCase, record: Record) -> EditCase:
-        prompt = case.request.prompt.replace(SLOT, record.text("alternative_subject"))
+        alias, request = record.text("alternative_subject"), case.request
+        probe = Probe(prompt=request.prompt.replace(SLOT, alias), answers=(request.target_new,))
         return replace(
             case,
-            subject_aliasing=(*case.subject_aliasing, Probe(prompt=prompt, answers=(case.request.target_new,))),
+            request=replace(request, aliases=(*request.aliases, alias)),
+            subject_aliasing=(*case.subject_aliasing, probe),
         )
 
     return _add(cases, path, add, on_bad)

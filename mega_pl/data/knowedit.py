@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mega_pl.data.popular import Edited, find_cloze, is_first_hop
 from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
-from mega_pl.data.ripple import probes, query, ripple_test
+from mega_pl.data.ripple import aliases, probes, query, ripple_test
 from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
 
 
@@ -14,8 +14,8 @@ def read_knowedit(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel | 
 
     KnowEdit keeps neither conditions nor the two kinds of two-hop test apart (both are ``Reasoning``): a test is
     Compositionality_I where its prompt names the edited object by the edited fact, else Compositionality_II, and
-    conditions are rebuilt as `read_rippleedits` does. Tests without an answer are left out, and so is
-    ``generate_prompt`` (questions written by a language model): a phrasing has to end right before the object.
+    conditions are rebuilt and aliases recovered as `read_rippleedits` does. Tests without an answer are left out, and
+    so is ``generate_prompt`` (questions written by a language model): a phrasing has to end right before the object.
     ``rephrase`` or ``rephrase_prompt`` become paraphrases.
 
     WikiData_recent adds facts, so that its records have no ``ground_truth``: it is asked of a model, see
@@ -45,6 +45,7 @@ def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     truths = record.some("ground_truth") or ((ask(filled),) if ask else ())
     if not truths:
         raise ValueError("`ground_truth` must tell the object before, but is missing; give `ask` to ask a model.")
+    tests = tuple(_tests(record, Edited(template, subject, new)))
     request = EditRequest(
         edit_id=record.identifier("case_id", default=index),
         prompt=template,
@@ -52,8 +53,8 @@ def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
         target_new=new,
         target_true=next((truth for truth in truths if truth != new), new),
         relation=identifier,
+        aliases=aliases(tests, template),
     )
-    tests = tuple(_tests(record, Edited(template, subject, new)))
     return EditCase(
         request=request,
         paraphrase_prompts=record.some("rephrase", "rephrase_prompt"),

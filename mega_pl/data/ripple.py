@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mega_pl.data.popular import Edited, conditions_of
+from mega_pl.data.popular import Edited, conditions_of, split_on
 from mega_pl.edits.request import Probe, Query, RippleAxis, RippleTest
 
 
@@ -54,6 +54,17 @@ def ripple_test(
 def probes(tests: Iterable[RippleTest], axis: RippleAxis) -> tuple[Probe, ...]:
     """What SAKE reads of an axis: of a test the first query and condition, of each of these the first answer."""
     return tuple(_probe(test) for test in tests if test.axis == axis)
+
+
+def aliases(tests: Iterable[RippleTest], template: str) -> tuple[str, ...]:
+    """The other names of a subject, under which the tests of its aliases ask the edit's own prompt.
+
+    Args:
+        tests: The tests of a record.
+        template: The edit's prompt.
+    """
+    queries = (query for test in tests if test.axis == "Subject_Aliasing" for query in test.queries)
+    return tuple(name for query in queries if (name := split_on(template, query.prompt)) is not None)
 
 
 def _probe(test: RippleTest) -> Probe:

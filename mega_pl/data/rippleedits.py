@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from mega_pl.data.popular import CLOZES, Edited, find_cloze
 from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
-from mega_pl.data.ripple import probes, query, ripple_test
+from mega_pl.data.ripple import aliases, probes, query, ripple_test
 from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
 
 _SPELLINGS = {"Relation_Specificity": "Relation_Specifity"}
@@ -36,7 +37,8 @@ def read_rippleedits(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel
     `mega_pl.data.asking.answers`; without ``ask`` such records are refused.
 
     A query without an answer is left out, and a test without a query. Conditions that the file leaves out are rebuilt
-    by rule; where no rule applies the test is not ``filterable``. The four axes that SAKE asks also become probes,
+    by rule; where no rule applies the test is not ``filterable``. The names under which Subject_Aliasing asks the edit
+    prompt become aliases of its subject. The four axes that SAKE asks also become probes,
     of the first query, first condition and first answer of each test.
 
     Args:
@@ -69,7 +71,7 @@ def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     )
     tests = tuple(_tests(record, Edited(request.prompt, request.subject, request.target_new)))
     return EditCase(
-        request=request,
+        request=replace(request, aliases=aliases(tests, request.prompt)),
         relation_specificity=probes(tests, "Relation_Specificity"),
         compositionality_1=probes(tests, "Compositionality_I"),
         compositionality_2=probes(tests, "Compositionality_II"),

@@ -93,6 +93,7 @@ class EditRequest:
         implications: Questions about the subject whose answers change with the edit, each a tuple of templates.
         contrasts: Questions about the subject that the edit must leave alone, each a tuple of templates.
         mentions: Ways to name the subject through another name.
+        aliases: Other names of the subject; the subject's own and repeated ones are dropped.
 
     Raises:
         TypeError: A text is not a str, or a group of texts not a tuple of them.
@@ -116,6 +117,7 @@ class EditRequest:
     implications: tuple[tuple[str, ...], ...] = ()
     contrasts: tuple[tuple[str, ...], ...] = ()
     mentions: tuple[Mention, ...] = (ALIAS,)
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         owner = f"of edit {_check_text('`edit_id`', self.edit_id)!r}"
@@ -123,6 +125,8 @@ class EditRequest:
             object.__setattr__(self, name, _check_text(f"`{name}` {owner}", getattr(self, name)))
         _check_templates(f"`prompt` {owner}", (self.prompt,))
         object.__setattr__(self, "phrasings", _check_templates(f"`phrasings` {owner}", self.phrasings))
+        names = dict.fromkeys(_check_texts(f"`aliases` {owner}", self.aliases))
+        object.__setattr__(self, "aliases", tuple(name for name in names if name != self.subject))
         for name in ("implications", "contrasts"):
             groups = tuple(_check_templates(f"`{name}` {owner}", group) for group in getattr(self, name))
             if not all(groups):

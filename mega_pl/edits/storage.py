@@ -148,6 +148,7 @@ def request_from(fields: dict[str, Any]) -> EditRequest:
             "implications": tuple(map(tuple, fields["implications"])),
             "contrasts": tuple(map(tuple, fields["contrasts"])),
             "mentions": tuple(Mention(**mention) for mention in fields["mentions"]),
+            "aliases": tuple(fields.get("aliases", ())),  # which older files lack
         }
     )
 

@@ -59,8 +59,10 @@ def test_real_records_join_with_those_of_rome_by_case_id(shared_data: Path, easy
 def test_real_portability_and_aliases_are_added(counterfacts: Cases) -> None:
     assert sum(len(case.portability) for case in counterfacts) == 1031
     assert sum(len(case.subject_aliasing) for case in counterfacts) == 115
+    assert sum(len(case.request.aliases) for case in counterfacts) == 115
     edinburgh = next(case for case in counterfacts if case.request.subject == "Edinburgh")
     prompt = edinburgh.request.prompt.replace("{}", "Edinburg")
+    assert edinburgh.request.aliases == ("Edinburg",)
     assert edinburgh.subject_aliasing == (Probe(prompt=prompt, answers=(edinburgh.request.target_new,)),)
 
 
@@ -72,6 +74,7 @@ def test_additions_are_made_by_case_id_and_others_passed_over(write_json: Callab
     assert asked[0].portability == (Probe(prompt="Who built the instrument of Ann Lee?", answers=("Steinway",)),)
     named = add_aliases(asked, write_json([{"case_id": "2", "alternative_subject": "Annie Lee"}]))
     assert named[0].subject_aliasing == (Probe(prompt="Annie Lee plays the", answers=("piano",)),)
+    assert named[0].request.aliases == ("Annie Lee",)
     assert named[0].portability == asked[0].portability
 
 
@@ -82,6 +85,13 @@ def test_malformed_additions_are_refused_or_counted(write_json: Callable[[object
         add_aliases(cases, path)
     with pytest.warns(UserWarning, match="Left out 1"):
         assert len(add_aliases(cases, path, on_bad="skip").refusals) == 1
+    blank = write_json([{"case_id": 2, "alternative_subject": "Annie"}, {"case_id": 2, "alternative_subject": " "}])
+    with pytest.raises(ValueError, match="record 1: `aliases` of edit '2' must not be blank, but got ''"):
+        add_aliases(cases, blank)
+    with pytest.warns(UserWarning, match="Left out 1"):
+        (named,) = add_aliases(cases, blank, on_bad="skip")
+    assert named.request.aliases == ("Annie",)
+    assert len(named.subject_aliasing) == 1
     with pytest.raises(ValueError, match="must have the `case_id` of one of the 0 cases, but none has"):
         add_aliases([], path, on_bad="raise")
 

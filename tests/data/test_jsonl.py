@@ -54,6 +54,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         "implications": [["The mayor of the capital of {} is", "Its capital is led by"], "People of France vote in"],
         "contrasts": [["France lies in", "{} is part of"], ["Nothing"]],
         "mentions": [["The neighbour of {} is", "the neighbour of {}"]],
+        "aliases": [" Gaul", "France", "Gaul"],
     }
     asked = {
         "paraphrase_prompts": ["France is ruled from"],
@@ -73,6 +74,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     assert case.request.implications == (("The mayor of the capital of {} is",), ("People of {} vote in",))
     assert case.request.contrasts == (("{} lies in", "{} is part of"),)
     assert case.request.mentions == (ALIAS, Mention("The neighbour of {} is", "the neighbour of {}"))
+    assert case.request.aliases == ("Gaul",)
     assert {name: list(getattr(case, name)) for name in asked} == asked
     for axis in PROBES:
         assert getattr(case, axis) == (
@@ -115,6 +117,8 @@ def test_the_example_overwrites_nothing(tmp_path: Path) -> None:
         ({"contrasts": [["{} lies in", 3]]}, "`contrasts[0][1]` must be a string, but got 3."),
         ({"mentions": [["The spouse of {} is"]]}, "`mentions[0]` must be a pair of templates, but got ['The spouse of"),
         ({"mentions": [["The spouse is", "the spouse of {}"]]}, "`ask` must hold exactly one {} for the subject"),
+        ({"aliases": ["Gaul", " "]}, "`aliases[1]` must be a string that is not blank, but got ' '."),
+        ({"aliases": "Gaul"}, "`aliases` must be a list of strings, but got 'Gaul'."),
         ({"paraphrases": []}, "but got paraphrases."),
         (
             {"subject_aliasing": [{"prompt": "p"}]},

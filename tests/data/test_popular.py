@@ -378,6 +378,40 @@ def test_knowedit_keeps_all_axes_and_answers(write_json: Callable[[object], Path
     )
 
 
+def test_names_under_which_the_edit_is_asked_become_aliases(write_json: Callable[[object], Path]) -> None:
+    cloze = "The name of the mother of {} is"
+    prompts = [*(cloze.replace("{}", name) for name in ("Annie", "A. Lee", "Ann Lee", "Annie")), "Annie was born to"]
+    tests = [{"prompt": prompt, "ground_truth": ["Eve"]} for prompt in prompts]
+    other = [{"prompt": cloze.replace("{}", "Eve"), "ground_truth": ["Ruth"]}]
+    portability = {"Subject_Aliasing": tests, "Logical_Generalization": other}
+    (theirs,) = read_knowedit(write_json([knowedit(portability=portability)]))
+    queries = [query(prompt, ["Eve"]) for prompt in prompts]
+    one = ripple(
+        Subject_Aliasing=axis(queries[:2]) + axis(queries[2:]),
+        Forgetfulness=axis([query(cloze.replace("{}", "Eve"), ["Ruth"])]),
+    )
+    (ours,) = read_rippleedits(write_json([one]))
+    assert theirs.request.aliases == ours.request.aliases == ("Annie", "A. Lee")
+
+
+def test_a_blank_name_is_refused_or_counted(write_json: Callable[[object], Path]) -> None:
+    nobody = axis([query("The name of the mother of   is", ["Eve"])])
+    path = write_json([ripple(Subject_Aliasing=nobody), ripple()])
+    with pytest.raises(ValueError, match="record 0: `aliases` of edit '0' must not be blank"):
+        read_rippleedits(path)
+    with pytest.warns(UserWarning, match="Left out 1"):
+        (case,) = read_rippleedits(path, on_bad="skip")
+    assert case.request.edit_id == "1"
+
+
+def test_real_tests_of_aliases_name_the_subject(ripples: list[EditCase]) -> None:
+    aliases = [len(case.request.aliases) for case in ripples]
+    assert (sum(aliases), sum(map(bool, aliases))) == (1595, 470)
+    for case in ripples:
+        names = {case.request.prompt.replace("{}", name) for name in case.request.aliases}
+        assert names == {probe.prompt for probe in case.subject_aliasing} - {case.request.filled}
+
+
 @pytest.mark.parametrize("name", ["rephrase", "rephrase_prompt"])
 @pytest.mark.parametrize("value", ["Ann Lee was born to", ["Ann Lee was born to"]])
 def test_knowedit_has_paraphrases_under_two_names(

@@ -1,9 +1,11 @@
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from mega_pl.edits import ALIAS, EditCase, EditRequest, Mention, Probe, Query, RippleTest
+from mega_pl.edits.storage import request_from
 
 FIELDS = {
     "edit_id": "2",
@@ -93,6 +95,42 @@ def test_groups_that_are_no_tuples_of_texts_are_refused(value, error, message):
     for name in ("implications", "contrasts"):
         with pytest.raises(error, match=rf"^`{name}` of edit '2' {message}"):
             request(**{name: (value,)})
+
+
+def test_aliases_are_other_names_of_the_subject_each_once():
+    named = request(aliases=(" Yasuda ", "Toko Yasuda", "Toko", "Yasuda", " Toko Yasuda\n"))
+    assert named.aliases == ("Yasuda", "Toko")
+    assert request().aliases == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (["Toko"], TypeError, "must be a tuple, but got list"),
+        ("Toko", TypeError, "must be a tuple, but got str"),
+        (("Toko", 3), TypeError, "must be a str, but got int"),
+        (("Toko", " "), ValueError, "must not be blank"),
+    ],
+)
+def test_malformed_aliases_are_refused(value, error, message):
+    with pytest.raises(error, match=rf"^`aliases` of edit '2' {message}"):
+        request(aliases=value)
+
+
+def test_a_request_goes_through_json_and_back():
+    mention = Mention("The spouse of {} is", "the spouse of {}")
+    full = request(
+        relation="P1303",
+        phrasings=("{} is good at the",),
+        implications=(("The maker of the instrument of {} is",),),
+        contrasts=(("{} lives in", "The home of {} is in"),),
+        mentions=(ALIAS, mention),
+        aliases=("Yasuda", "Toko"),
+    )
+    fields = json.loads(json.dumps(dataclasses.asdict(full)))
+    assert request_from(fields) == full
+    del fields["aliases"]  # as in older files
+    assert request_from(fields) == dataclasses.replace(full, aliases=())
 
 
 @pytest.mark.parametrize("name", ["implications", "contrasts"])
