@@ -6,8 +6,9 @@ from mega_pl.data.join import join
 from mega_pl.data.jsonl import read_jsonl, write_example
 from mega_pl.data.knowedit import read_knowedit
 from mega_pl.data.mquake import read_mquake
-from mega_pl.data.paraphrases import evaluation_prompts, phrasings_for, with_phrasings
+from mega_pl.data.paraphrases import evaluation_prompts, implications_for, phrasings_for, with_phrasings
 from mega_pl.data.records import Cases
+from mega_pl.data.relations import Relation, implications, noun_phrases, relations
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.sake import DOUBT_TEMPLATES, Test, sake_tests
 from mega_pl.data.zsre import read_zsre
@@ -15,11 +16,15 @@ from mega_pl.data.zsre import read_zsre
 __all__ = [
     "DOUBT_TEMPLATES",
     "Cases",
+    "Relation",
     "Test",
     "add_aliases",
     "add_portability",
     "evaluation_prompts",
+    "implications",
+    "implications_for",
     "join",
+    "noun_phrases",
     "phrasings_for",
     "read_counterfact",
     "read_easyedit",
@@ -28,6 +33,7 @@ __all__ = [
     "read_mquake",
     "read_rippleedits",
     "read_zsre",
+    "relations",
     "sake_tests",
     "with_phrasings",
     "write_example",

@@ -1,23 +1,14 @@
-"""Phrasings of an edit without any service: a bank of templates by relation, and none that an evaluation asks."""
+"""Phrasings and implications of an edit from the bank of relations, and none that an evaluation asks."""
 
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import cache
-from importlib.resources import files
 from itertools import chain
 
+from mega_pl.data.relations import implications, relations
 from mega_pl.edits.request import SLOT, EditCase, EditRequest
 
 Rewrite = Callable[[EditRequest], Iterable[str]]
 """Gives more templates of an edit's fact, such as those of a language model."""
-
-
-@cache
-def templates() -> dict[str, tuple[str, ...]]:
-    """The bank: for each Wikidata property its templates, which the bare object continues."""
-    text = files("mega_pl.data").joinpath("templates", "wikidata.toml").read_text(encoding="utf-8")
-    return {relation: tuple(phrasings) for relation, phrasings in tomllib.loads(text).items()}
 
 
 def evaluation_prompts(case: EditCase) -> tuple[str, ...]:
@@ -46,8 +37,9 @@ def _prompts(case: EditCase) -> Iterator[str]:
 def phrasings_for(request: EditRequest, *, exclude: Iterable[str], rewrite: Rewrite | None = None) -> tuple[str, ...]:
     """The templates on which an edit may be fitted: its own, the bank's for its relation, and a model's.
 
-    A template is left out if a prompt that an evaluation asks is, or ends in, the template with the subject, whatever
-    stands before it (CounterFact puts an unrelated sentence there) and whatever its case and spaces.
+    A template is left out if a prompt that an evaluation asks is, or ends in, the template with the subject or one of
+    its aliases, whatever stands before it (CounterFact puts an unrelated sentence there) and whatever its case and
+    spaces.
 
     Args:
         request: The edit.
@@ -57,28 +49,59 @@ def phrasings_for(request: EditRequest, *, exclude: Iterable[str], rewrite: Rewr
     Returns:
         Different templates.
     """
-    evaluated = [_plain(prompt) for prompt in exclude]
-    found = [*request.phrasings, *templates().get(request.relation, ()), *(rewrite(request) if rewrite else ())]
-    kept: dict[str, str] = {}
-    for template in found:
-        filled = _plain(template.replace(SLOT, request.subject))
-        if not any(prompt.endswith(filled) for prompt in evaluated):
-            kept.setdefault(filled, template)
-    return tuple(kept.values())
+    relation = relations().get(request.relation)
+    bank = relation.phrasings if relation else ()
+    return _unasked((*request.phrasings, *bank, *(rewrite(request) if rewrite else ())), request, exclude)
+
+
+def implications_for(request: EditRequest, *, exclude: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """The questions that build on an edit: its own as they are, or else the bank's for its relation.
+
+    Of the bank's those are left out that an evaluation asks, as `phrasings_for` says.
+
+    Args:
+        request: The edit.
+        exclude: What evaluations ask, see `evaluation_prompts`.
+
+    Returns:
+        For each question its templates.
+    """
+    if request.implications:
+        return request.implications
+    bank = (template for group in implications(request.relation) for template in group)
+    return tuple((template,) for template in _unasked(bank, request, exclude))
 
 
 def with_phrasings(cases: Iterable[EditCase], *, rewrite: Rewrite | None = None) -> list[EditCase]:
-    """Give each edit all templates that none of its evaluations asks, in place of the phrasings that it has.
+    """Give each edit what the bank knows about its relation and none of its evaluations asks.
+
+    Phrasings take the place of those that the edit has; implications are given to edits without any.
 
     Args:
         cases: Edits with what evaluates them.
         rewrite: Gives more templates.
     """
-    return [replace(case, request=replace(case.request, phrasings=_phrasings(case, rewrite))) for case in cases]
+    return [replace(case, request=_enriched(case, rewrite)) for case in cases]
 
 
-def _phrasings(case: EditCase, rewrite: Rewrite | None) -> tuple[str, ...]:
-    return phrasings_for(case.request, exclude=evaluation_prompts(case), rewrite=rewrite)
+def _enriched(case: EditCase, rewrite: Rewrite | None) -> EditRequest:
+    prompts = evaluation_prompts(case)
+    return replace(
+        case.request,
+        phrasings=phrasings_for(case.request, exclude=prompts, rewrite=rewrite),
+        implications=implications_for(case.request, exclude=prompts),
+    )
+
+
+def _unasked(templates: Iterable[str], request: EditRequest, exclude: Iterable[str]) -> tuple[str, ...]:
+    """The different ones of the templates that no prompt ends in."""
+    evaluated = [_plain(prompt) for prompt in exclude]
+    kept: dict[str, str] = {}
+    for template in templates:
+        filled = tuple(_plain(template.replace(SLOT, name)) for name in (request.subject, *request.aliases))
+        if not any(prompt.endswith(filled) for prompt in evaluated):
+            kept.setdefault(filled[0], template)
+    return tuple(kept.values())
 
 
 def _plain(text: str) -> str:

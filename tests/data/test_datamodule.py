@@ -7,7 +7,7 @@ import torch.distributed as dist
 from mega_pl.data import Test, sake_tests
 from mega_pl.data.datamodule import DealtBatches, EditDataModule
 from mega_pl.data.multilingual import TranslatedCase
-from mega_pl.data.paraphrases import templates
+from mega_pl.data.relations import implications, relations
 from mega_pl.data.sources import SOURCES
 
 
@@ -191,9 +191,23 @@ def test_portability_and_aliases_are_added_to_the_edits(tmp_path, flat_file):
     italy, spain = data.cases
     assert spain.portability[0].prompt == "Which river?"
     assert italy.subject_aliasing[0].prompt == "The capital of Italia is"
+    assert italy.request.aliases == ("Italia",)
     assert len(data.refusals) == 1
     with pytest.raises(ValueError, match=r"there is no .*none\.json"):
         EditDataModule(easyedit=str(flat_file), aliases=str(tmp_path / "none.json")).setup("fit")
+
+
+def test_names_of_subjects_can_be_kept_from_the_edits(edits_file, edit_lines):
+    edit_lines[0] |= {"aliases": ["the French Republic"]}
+    edits_file.write_text("".join(json.dumps(line) + "\n" for line in edit_lines), encoding="utf-8")
+    kept = EditDataModule(edits=str(edits_file))
+    without = EditDataModule(edits=str(edits_file), subject_aliases=False)
+    for data in (kept, without):
+        data.setup("fit")
+    assert kept.requests[0].aliases == ("the French Republic",)
+    assert without.requests[0] == replace(kept.requests[0], aliases=())
+    assert without.cases[0].subject_aliasing == kept.cases[0].subject_aliasing
+    assert without.cases[1:] == kept.cases[1:]
 
 
 def test_translations_are_added_by_language(tmp_path, flat_file):
@@ -228,12 +242,15 @@ def test_a_published_source_is_fetched_by_name(monkeypatch, flat_file):
 
 def test_phrasings_of_the_relation_are_given_on_demand(edits_file, edit_lines):
     edit_lines[0] |= {"relation": "P36", "paraphrase_prompts": ["The government of France sits in"]}
+    edit_lines[3] |= {"relation": "P36"}
     edits_file.write_text("".join(json.dumps(line) + "\n" for line in edit_lines), encoding="utf-8")
     plain = EditDataModule(edits=str(edits_file))
     rich = EditDataModule(edits=str(edits_file), relation_phrasings=True)
     for data in (plain, rich):
         data.setup("fit")
     assert plain.requests[0].phrasings == ("{} has its capital in",)
-    bank = [template for template in templates()["P36"] if template != "The government of {} sits in"]
+    bank = [template for template in relations()["P36"].phrasings if template != "The government of {} sits in"]
     assert rich.requests[0].phrasings == ("{} has its capital in", *bank)
-    assert rich.cases[1:] == plain.cases[1:]
+    assert rich.requests[0].implications == plain.requests[0].implications != ()  # its own
+    assert rich.requests[3].implications == implications("P36") != plain.requests[3].implications == ()
+    assert rich.cases[1:3] == plain.cases[1:3]

@@ -9,9 +9,9 @@ from statistics import median
 
 import pytest
 
-from mega_pl.data import evaluation_prompts, phrasings_for, with_phrasings
-from mega_pl.data.paraphrases import templates
+from mega_pl.data import evaluation_prompts, implications_for, phrasings_for, with_phrasings
 from mega_pl.data.popular import CLOZES
+from mega_pl.data.relations import implications, relations
 from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleTest
 
 REQUEST = EditRequest(
@@ -22,7 +22,8 @@ REQUEST = EditRequest(
     target_true="Bern",
     relation="P19",
 )
-BANK = templates()["P19"]
+BANK = relations()["P19"].phrasings
+IMPLIED = implications("P19")
 
 
 def plain(text: str) -> str:
@@ -30,20 +31,20 @@ def plain(text: str) -> str:
 
 
 def leaks(cases: Iterable[EditCase]) -> list[tuple[str, str]]:
-    """Fit phrasings that an evaluation prompt of their case is, or ends in; the slow way."""
-    return [
-        (template, prompt)
-        for case in cases
-        for template in case.request.phrasings
-        for prompt in evaluation_prompts(case)
-        if plain(prompt)[-len(plain(template.replace("{}", case.request.subject))) :]
-        == plain(template.replace("{}", case.request.subject))
-    ]
+    """Phrasings and implications that an evaluation prompt of their case is, or ends in; the slow way."""
+    found = []
+    for case in cases:
+        request, prompts = case.request, [plain(prompt) for prompt in evaluation_prompts(case)]
+        for template in (*request.phrasings, *(text for group in request.implications for text in group)):
+            for name in (request.subject, *request.aliases):
+                filled = plain(template.replace("{}", name))
+                found += [(template, prompt) for prompt in prompts if prompt[-len(filled) :] == filled]
+    return found
 
 
-@pytest.mark.parametrize("relation", templates())
+@pytest.mark.parametrize("relation", relations())
 def test_every_relation_has_six_phrasings_that_end_before_the_object(relation: str) -> None:
-    phrasings = templates()[relation]
+    phrasings = relations()[relation].phrasings
     assert len({plain(template) for template in phrasings}) == len(phrasings) >= 6
     for template in phrasings:
         assert template.count("{}") == 1
@@ -53,21 +54,21 @@ def test_every_relation_has_six_phrasings_that_end_before_the_object(relation: s
 
 
 def test_no_phrasing_stands_for_two_relations() -> None:
-    every = [plain(template) for phrasings in templates().values() for template in phrasings]
+    every = [plain(template) for relation in relations().values() for template in relation.phrasings]
     assert len(every) == len(set(every))
 
 
 def test_the_bank_covers_the_relations_of_popular() -> None:
-    assert {identifier or name for name, (identifier, _) in CLOZES.items()} <= set(templates())
+    assert {identifier or name for name, (identifier, _) in CLOZES.items()} <= set(relations())
     assert {plain(cloze) for _, cloze in CLOZES.values()}.isdisjoint(
-        plain(template) for phrasings in templates().values() for template in phrasings
+        plain(template) for relation in relations().values() for template in relation.phrasings
     )
 
 
 def test_the_bank_covers_the_relations_of_counterfact(counterfacts: Sequence[EditCase]) -> None:
-    relations = {case.request.relation for case in counterfacts}
-    assert len(relations) == 34
-    assert relations <= set(templates())
+    found = {case.request.relation for case in counterfacts}
+    assert len(found) == 34
+    assert found <= set(relations())
 
 
 def test_own_phrasings_come_first_and_a_models_last() -> None:
@@ -94,6 +95,37 @@ def test_an_unknown_relation_has_its_own_phrasings_only() -> None:
 )
 def test_what_an_evaluation_asks_is_left_out(prompt: str) -> None:
     assert phrasings_for(REQUEST, exclude=[prompt]) == tuple(t for t in BANK if t != "The birthplace of {} is")
+
+
+def test_what_an_evaluation_asks_under_an_alias_is_left_out() -> None:
+    named = replace(REQUEST, aliases=("Annie",))
+    prompt = "A dog barked. The  birthplace of annie is"
+    assert phrasings_for(named, exclude=[prompt]) == tuple(t for t in BANK if t != "The birthplace of {} is")
+    assert phrasings_for(REQUEST, exclude=[prompt]) == BANK
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "The country to which the birthplace of Ann Lee belongs is",
+        "A dog barked. The Country to which  the birthplace of Ann Lee belongs is",
+        "the country to which the birthplace of annie belongs is ",
+    ],
+)
+def test_an_implication_that_an_evaluation_asks_is_left_out(prompt: str) -> None:
+    named = replace(REQUEST, aliases=("Annie",))
+    assert IMPLIED[0] == ("The country to which the birthplace of {} belongs is",)
+    assert implications_for(named, exclude=[prompt]) == IMPLIED[1:]
+    assert implications_for(named, exclude=[f"{prompt} not", "belongs is"]) == IMPLIED
+    probe = Probe(prompt=prompt, answers=("Norway",))
+    (rich,) = with_phrasings([EditCase(request=named, compositionality_1=(probe,))])
+    assert rich.request.implications == IMPLIED[1:]
+
+
+def test_an_edit_keeps_its_own_implications() -> None:
+    own = (("The mayor of the city where {} was born is",),)
+    assert implications_for(replace(REQUEST, implications=own), exclude=()) == own
+    assert implications_for(replace(REQUEST, relation="P0"), exclude=()) == ()
 
 
 @pytest.mark.parametrize("prompt", ["The birthplace of Tom Roe is", "The birthplace of Ann Lee is not", "birthplace"])
@@ -132,23 +164,25 @@ def test_every_field_of_a_case_is_looked_at() -> None:
         assert case.request.phrasings == BANK[1:]
 
 
-def test_only_the_phrasings_of_a_case_change() -> None:
+def test_only_phrasings_and_implications_of_a_case_change() -> None:
     case = EditCase(request=REQUEST, paraphrase_prompts=("Ann Lee came from",))
     (rich,) = with_phrasings([case])
-    assert rich == replace(case, request=replace(REQUEST, phrasings=BANK))
+    assert rich == replace(case, request=replace(REQUEST, phrasings=BANK, implications=IMPLIED))
     assert with_phrasings([rich]) == [rich]
 
 
 @pytest.mark.parametrize(
-    ("name", "least", "middle"), [("counterfact", 7, 8), ("rippleedits", 6, 7), ("knowedit", 6, 7), ("zsre", 0, 0)]
+    ("name", "least", "middle", "implied"),
+    [("counterfact", 7, 8, 662), ("rippleedits", 6, 7, 415), ("knowedit", 6, 7, 415), ("zsre", 0, 0, 0)],
 )
 def test_no_real_edit_is_fitted_on_what_its_evaluation_asks(
-    real_cases: dict[str, list[EditCase]], name: str, least: int, middle: int
+    real_cases: dict[str, list[EditCase]], name: str, least: int, middle: int, implied: int
 ) -> None:
     rich = with_phrasings(real_cases[name])
     assert leaks(rich) == []
     counts = [len(case.request.phrasings) for case in rich]
     assert (min(counts), median(counts)) == (least, middle)
+    assert sum(bool(case.request.implications) for case in rich) == implied
 
 
 def test_a_leak_would_be_seen(counterfacts: Sequence[EditCase]) -> None:
@@ -160,6 +194,16 @@ def test_a_leak_would_be_seen(counterfacts: Sequence[EditCase]) -> None:
             leaky.append(replace(case, request=replace(case.request, phrasings=(template,))))
     assert len(leaks(leaky)) >= len(leaky) > 500
     assert leaks(with_phrasings(leaky)) == []
+
+
+def test_a_leak_of_an_implication_would_be_seen(ripples: Sequence[EditCase]) -> None:
+    leaky = []
+    for case in ripples:
+        prompts = [probe.prompt for probe in case.compositionality_1 if probe.prompt.count(case.request.subject) == 1]
+        if prompts:
+            template = prompts[0].replace(case.request.subject, "{}")
+            leaky.append(replace(case, request=replace(case.request, implications=((template,),))))
+    assert len(leaks(leaky)) >= len(leaky) > 150
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
