@@ -2,7 +2,7 @@
 
 from mega_pl.backbone import Backbone, Site
 from mega_pl.edits import EditBank, EditRequest
-from mega_pl.fitting import fit_edits
+from mega_pl.fitting import fit
 from mega_pl.lab import model_path
 
-__all__ = ["Backbone", "EditBank", "EditRequest", "Site", "fit_edits", "model_path"]
+__all__ = ["Backbone", "EditBank", "EditRequest", "Site", "fit", "model_path"]

@@ -1,7 +1,8 @@
 """Fitting the maps of edits: activations recorded at the sites, and each edit's map solved from them."""
 
+import copy
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -10,12 +11,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mega_pl.backbone import Backbone, Site, record, steer
-from mega_pl.data.asking import likeliest
+from mega_pl.backbone import Backbone, Encoded, Site, record, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
-from mega_pl.data.scope import scope_questions
-from mega_pl.edits import EditBank, EditRequest, Gate, GateConfig
-from mega_pl.edits.gate import evidence
+from mega_pl.data.relations import relations
+from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
 from mega_pl.functional import Transport, Transports, fit_transport, mean_shift, stack
 
 Estimator = Literal["transport", "mean_shift", "none"]
@@ -77,35 +76,43 @@ def default_sites(backbone: Backbone) -> list[Site]:
     return [Site(layer, "resid_mid") for layer in range(backbone.n_layers // 2, backbone.n_layers)]
 
 
-def fit_edits(
+def fit(
     backbone: Backbone,
-    requests: Sequence[EditRequest],
+    edits: Sequence[EditRequest | EditCase],
     *,
     sites: Sequence[Site] | None = None,
     maps: MapConfig | None = None,
-    gate: GateConfig | None = None,
+    router: RouterConfig | None = None,
     prompts: PromptConfig | None = None,
 ) -> EditBank:
-    """Fit some edits without a Trainer, as `MegaModule` does with one.
+    """Fit edits without a Trainer, as `MegaModule` does with one.
 
     Args:
         backbone: The bare model.
-        requests: The edits.
+        edits: Requests, or cases of which only the requests are read.
         sites: Where to steer; `default_sites` by default.
         maps: How maps are estimated.
-        gate: How scopes are told apart.
+        router: How prompts find their edit.
         prompts: How prompts are multiplied.
+
+    Raises:
+        ValueError: If there is no edit, an id comes twice, or two edits give one fact different objects.
     """
-    maps, gate, prompts = maps or MapConfig(), gate or GateConfig(), prompts or PromptConfig()
-    gate.check_layers(backbone.n_layers)
+    requests = [edit.request if isinstance(edit, EditCase) else edit for edit in edits]
+    check_requests(requests)
+    maps, router, prompts = maps or MapConfig(), router or RouterConfig(), prompts or PromptConfig()
+    chosen = list(sites or default_sites(backbone))
+    backbone.check_sites(chosen)
     sets = [expand(request, prompts) for request in requests]
-    of_edits = fit_maps(backbone, sets, sites or default_sites(backbone), maps)
-    fitted = {r.edit_id: (r, of_edit) for r, of_edit in zip(requests, of_edits, strict=True)}
-    return make_bank(backbone, fitted, gate, prompts, maps.strength, fit_settings(backbone, maps, gate, prompts, 0))
+    fitted = {
+        request.edit_id: (request, of_edit)
+        for request, of_edit in zip(requests, fit_maps(backbone, sets, chosen, maps), strict=True)
+    }
+    return make_bank(backbone, fitted, router, maps.strength, fit_settings(backbone, maps, router, prompts, 0))
 
 
 def fit_settings(
-    backbone: Backbone, maps: MapConfig, gate: GateConfig, prompts: PromptConfig, seed: int
+    backbone: Backbone, maps: MapConfig, router: RouterConfig, prompts: PromptConfig, seed: int
 ) -> dict[str, Any]:
     """Seed, versions and hyper-parameters of a fit, ready for JSON."""
     return {
@@ -113,7 +120,7 @@ def fit_settings(
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "versions": versions(),
         "maps": asdict(maps),
-        "gate": asdict(gate),
+        "router": asdict(router),
         "prompts": asdict(prompts),
     }
 
@@ -124,82 +131,145 @@ def fit_maps(
     """Fit the maps of some edits at all sites.
 
     Sites are fitted in the order of a forward pass, each on source activations that the earlier maps have moved:
-    fitted independently, maps of the residual stream would each make the whole move and overshoot together. Target
-    prompts that the model does not follow, which answer something else than they force, are left out.
+    fitted independently, maps of the residual stream would each make the whole move and overshoot together. Maps move
+    the last token of a prompt alone, and attention is causal, so that each prompt is read once and only its last token
+    again for each site. Target prompts that the model does not follow, which answer something else than they force,
+    are left out.
 
     Args:
         backbone: The bare model.
         prompts: For each edit its prompts.
         sites: Where to steer.
         config: How to estimate.
-        batch: Prompts a forward pass.
+        batch: Prompts a forward pass; an edit with more source prompts is a batch of its own.
 
     Returns:
         For each edit its map at each site.
     """
-    sources = [(e, p) for e, s in enumerate(prompts) for p in s.source]
-    targets = [(e, p) for e, s in enumerate(prompts) for p in s.target]
-    wanted = last_states(backbone, targets, sites, {}, config.strength, batch)
-    followed = _followed(backbone, targets, [answer for s in prompts for answer in s.answers], batch)
+    fitted: list[dict[Site, Transport]] = []
+    for group in _groups(prompts, batch):
+        fitted += _fit_group(backbone, group, sorted(sites), config, batch)
+    return fitted
+
+
+def _groups(prompts: Sequence[PromptSet], batch: int) -> Iterator[list[PromptSet]]:
+    """Edits whose source prompts go into a batch together."""
+    group: list[PromptSet] = []
+    for of_edit in prompts:
+        if group and sum(len(p.source) for p in (*group, of_edit)) > batch:
+            yield group
+            group = []
+        group.append(of_edit)
+    if group:
+        yield group
+
+
+def _fit_group(
+    backbone: Backbone, prompts: Sequence[PromptSet], sites: Sequence[Site], config: MapConfig, batch: int
+) -> list[dict[Site, Transport]]:
+    targets = [(e, p) for e, of_edit in enumerate(prompts) for p in of_edit.target]
+    answers = [answer for of_edit in prompts for answer in of_edit.answers]
+    wanted, tokens = target_states(backbone, [p for _, p in targets], sites, batch)
+    of_target = torch.tensor([e for e, _ in targets])
+    of_target[~_followed(backbone, targets, answers, tokens)] = -1
+    sources = [(e, p) for e, of_edit in enumerate(prompts) for p in of_edit.source]
+    of_source = torch.tensor([e for e, _ in sources])
+    reader = LastTokens(backbone, [p for _, p in sources])
     fitted: list[dict[Site, Transport]] = [{} for _ in prompts]
-    for site in sorted(sites):
-        states = last_states(backbone, sources, [site], _by_site(fitted), config.strength, batch)[site]
-        of_source, of_target = (torch.tensor([e for e, _ in rows]) for rows in (sources, targets))
-        of_target[~followed] = -1
+    for site in sites:
+        states = reader.states(site, _by_site(fitted), of_source, config.strength)
         for e, maps in enumerate(fitted):
             maps[site] = config.solve(states[of_source == e], wanted[site][of_target == e])
     return fitted
 
 
-@torch.no_grad()
-def last_states(
-    backbone: Backbone,
-    prompts: Sequence[tuple[int, str]],
-    sites: Sequence[Site],
-    maps: dict[Site, list[Transport]],
-    strength: float,
-    batch: int,
-) -> dict[Site, Tensor]:
-    """Last-token activations of prompts, each moved at earlier sites by the maps of its edit.
+class LastTokens:
+    """The last tokens of some prompts, whose beginnings have been read once and are kept as a cache.
 
     Args:
-        backbone: The model.
-        prompts: N pairs of an edit's index and a prompt.
+        backbone: The bare model.
+        prompts: N texts, read together.
+    """
+
+    @torch.no_grad()
+    def __init__(self, backbone: Backbone, prompts: Sequence[str]) -> None:
+        self.backbone, self.encoded = backbone, backbone.encode(prompts)
+        inputs = {name: values[:, :-1] for name, values in self.encoded.inputs.items()}
+        self.cache = None
+        if inputs["input_ids"].shape[1]:
+            self.cache = backbone.model.base_model(**inputs, use_cache=True).past_key_values
+
+    @torch.no_grad()
+    def states(
+        self, site: Site, maps: Mapping[Site, Sequence[Transport]], edits: Tensor, strength: float
+    ) -> Tensor:
+        """Activations (N, D) of the last tokens at a site, each moved at earlier sites by the map of its edit.
+
+        Args:
+            site: What to record.
+            maps: For each steered site the map of each edit.
+            edits: (N,) long, the edit of each prompt.
+            strength: Multiple of the full move.
+
+        Returns:
+            float32 on the CPU.
+        """
+        backbone, encoded = self.backbone, self.encoded
+        here = torch.zeros_like(encoded.last)
+        edits = edits.to(backbone.device)
+        moves = {
+            place: partial(_move, stack([m.cast(device=backbone.device) for m in of_site]), edits, strength)
+            for place, of_site in maps.items()
+        }
+        with steer(backbone.model, moves, here), record(backbone.model, [site], here) as seen:
+            backbone.model.base_model(
+                input_ids=encoded.input_ids[:, -1:],
+                attention_mask=encoded.attention_mask,
+                position_ids=encoded.position_ids[:, -1:],
+                past_key_values=copy.deepcopy(self.cache),  # a pass appends to what it is given
+                use_cache=self.cache is not None,
+            )
+        return seen[site].float().cpu()
+
+
+@torch.no_grad()
+def target_states(
+    backbone: Backbone, prompts: Sequence[str], sites: Sequence[Site], batch: int
+) -> tuple[dict[Site, Tensor], Tensor]:
+    """Last-token activations of prompts, and the token that the model gives after each.
+
+    Args:
+        backbone: The bare model.
+        prompts: N texts.
         sites: What to record.
-        maps: For each steered site the map of each edit.
-        strength: Multiple of the full move.
         batch: Prompts a forward pass.
 
     Returns:
-        For each site (N, D) float32 on the CPU.
+        For each site (N, D) float32 on the CPU, and (N,) long.
     """
-    moves = {site: stack([m.cast(device=backbone.device) for m in of_site]) for site, of_site in maps.items()}
     states = {site: torch.empty(len(prompts), backbone.width) for site in sites}
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]))
+    tokens = torch.empty(len(prompts), dtype=torch.long)
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(by_length), batch):
         rows = by_length[start : start + batch]
-        encoded = backbone.encode([prompts[i][1] for i in rows])
-        edit = torch.tensor([prompts[i][0] for i in rows], device=backbone.device)
-        edits = {site: partial(_move, move, edit, strength) for site, move in moves.items()}
-        with (
-            steer(backbone.model, edits, encoded.last),
-            record(backbone.model, sites, encoded.last) as seen,
-        ):
-            backbone.model.base_model(**encoded.inputs, use_cache=False)
+        encoded: Encoded = backbone.encode([prompts[i] for i in rows])
+        with record(backbone.model, sites, encoded.last) as seen:
+            tokens[rows] = backbone.last_logits(encoded).argmax(-1).cpu()
         for site in sites:
             states[site][rows] = seen[site].float().cpu()
-    return states
+    return states, tokens
 
 
-def _followed(backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], batch: int) -> Tensor:
+def _followed(
+    backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], tokens: Tensor
+) -> Tensor:
     """Which targets (N,) the model follows; of an edit with fewer than two such phrasings all count."""
     followed = torch.ones(len(targets), dtype=torch.bool)
-    asked = [i for i, answer in enumerate(answers) if answer]
-    tokens = likeliest(backbone, [targets[i][1] for i in asked], batch=batch)
-    for i, token in zip(asked, tokens, strict=True):
-        followed[i] = token == backbone.answer_ids(targets[i][1], answers[i])[0]
+    forcing = [i for i, answer in enumerate(answers) if answer]
+    for i in forcing:
+        followed[i] = int(tokens[i]) == backbone.answer_ids(targets[i][1], answers[i])[0]
     for edit in {e for e, _ in targets}:
-        own = [i for i in asked if targets[i][0] == edit]
+        own = [i for i in forcing if targets[i][0] == edit]
         if followed[own].sum() < 2:
             followed[own] = True
     return followed
@@ -216,40 +286,25 @@ def _by_site(fitted: Sequence[dict[Site, Transport]]) -> dict[Site, list[Transpo
 def make_bank(
     backbone: Backbone,
     fitted: Mapping[str, tuple[EditRequest, dict[Site, Transport]]],
-    gate: GateConfig,
-    prompts: PromptConfig,
+    router: RouterConfig,
     strength: float,
     settings: Mapping[str, Any],
-    *,
-    batch: int = 128,
 ) -> EditBank:
-    """Fit the gate of some fitted edits and put them into a bank.
+    """Fit the router of some fitted edits and put them into a bank.
 
     Args:
         backbone: The bare model.
         fitted: By edit id the request and its maps.
-        gate: How scopes are told apart.
-        prompts: How prompts are multiplied.
+        router: How prompts find their edit.
         strength: Multiple of the full move.
         settings: What to write beside the edits.
-        batch: Prompts a forward pass.
     """
     requests = [request for request, _ in fitted.values()]
-    questions = scope_questions(backbone, requests, prompts)
-    asked = [(i, prompt) for i, question in enumerate(questions) for prompt in question.prompts]
-    seen = _last_evidence(backbone, [prompt for _, prompt in asked], gate.layers, batch)
     sites = next(iter(fitted.values()))[1]
     return EditBank(
         requests=tuple(requests),
         maps={site: stack([maps[site] for _, maps in fitted.values()]) for site in sites},
-        gate=Gate.fit(
-            seen,
-            torch.tensor([i for i, _ in asked]),
-            torch.tensor([question.owner for question in questions]),
-            [question.subject for question in questions],
-            gate,
-        ),
-        gate_layers=gate.layers,
+        router=ContentRouter.fit(backbone, requests, list(relations().values()), router),
         strength=strength,
         backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},
         settings=settings,
@@ -260,13 +315,3 @@ def versions() -> dict[str, str]:
     """Versions of what computes the results."""
     names = ("mega_pl", "torch", "transformers", "lightning", "torchmetrics")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _last_evidence(backbone: Backbone, prompts: Sequence[str], layers: Sequence[int], batch: int) -> Tensor:
-    seen = torch.empty(len(prompts), len(layers) * backbone.width)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(by_length), batch):
-        rows = by_length[start : start + batch]
-        encoded = backbone.encode([prompts[i] for i in rows])
-        seen[rows] = evidence(backbone, encoded.inputs, layers)[:, -1].cpu()
-    return seen

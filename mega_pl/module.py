@@ -13,7 +13,7 @@ from mega_pl.backbone import Backbone, Site
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test
-from mega_pl.edits import EditBank, EditRequest, GateConfig
+from mega_pl.edits import EditBank, EditRequest, RouterConfig
 from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, request_from
 from mega_pl.evaluation import Mode, ask, routing
 from mega_pl.fitting import MapConfig, default_sites, fit_maps, fit_settings, make_bank
@@ -22,7 +22,7 @@ from mega_pl.lab import model_path
 from mega_pl.metrics import Row, Score, score_sake
 from mega_pl.refining import RefineConfig, refine
 
-torch.serialization.add_safe_globals([MapConfig, RefineConfig, GateConfig, PromptConfig])
+torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, PromptConfig])
 
 Batch = TypeVar("Batch", list[EditRequest], list[Test])
 
@@ -34,7 +34,7 @@ class MegaModule(L.LightningModule):
     """MEGA (arXiv:2603.20795): edits fitted as transport maps of activations, one fit for many edits.
 
     A training batch is a list of `EditRequest`; its maps are solved in closed form and the weights never change. When
-    all are fitted the gate is, and the bank is complete. A validation batch is a list of `Test`, asked of the bare
+    all are fitted the router is, and the bank is complete. A validation batch is a list of `Test`, asked of the bare
     and of the edited model.
 
     Args:
@@ -45,9 +45,9 @@ class MegaModule(L.LightningModule):
         sites: Where to steer, such as ``resid_mid.5``; by default the residual after attention in the last half.
         maps: How maps are estimated.
         refine: How a gradient then refines them; by default not at all.
-        gate: How scopes are told apart.
+        router: How prompts find their edit.
         prompts: How prompts are multiplied.
-        modes: Who routes in validation: the gate, and for comparison an oracle and the gate forced open.
+        modes: Who routes in validation: the bank's own router, and others for comparison.
         prompts_per_batch: Prompts a forward pass while fitting.
         seed: Seed of everything random, written beside the results.
     """
@@ -61,7 +61,7 @@ class MegaModule(L.LightningModule):
         sites: list[str] | None = None,
         maps: MapConfig | None = None,
         refine: RefineConfig | None = None,
-        gate: GateConfig | None = None,
+        router: RouterConfig | None = None,
         prompts: PromptConfig | None = None,
         modes: list[Mode] | None = None,
         prompts_per_batch: int = 128,
@@ -72,9 +72,9 @@ class MegaModule(L.LightningModule):
             raise ValueError(f"`prompts_per_batch` must be at least 1, but got {prompts_per_batch}.")
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.maps, self.gate, self.prompts = maps or MapConfig(), gate or GateConfig(), prompts or PromptConfig()
+        self.maps, self.router, self.prompts = maps or MapConfig(), router or RouterConfig(), prompts or PromptConfig()
         self.refine = refine or RefineConfig()
-        self.modes: list[Mode] = modes or ["gate"]
+        self.modes: list[Mode] = modes or ["own"]
         self.chosen_sites = None if sites is None else [Site.parse(site) for site in sites]
         self.fitted: Fitted = {}
         self.bank: EditBank | None = None
@@ -95,7 +95,7 @@ class MegaModule(L.LightningModule):
             )
             self._backbone.name = hparams["model_name_or_path"]
             self._backbone.check_sites(self.sites)
-            self.gate.check_layers(self._backbone.n_layers)
+            self.router.vectors(self._backbone)
         return self._backbone
 
     @property
@@ -156,7 +156,7 @@ class MegaModule(L.LightningModule):
         self.complete()
 
     def complete(self) -> EditBank:
-        """Bring the maps of all processes together, fit the gate, and make the bank.
+        """Bring the maps of all processes together, fit the router, and make the bank.
 
         Raises:
             ValueError: If nothing has been fitted.
@@ -168,17 +168,16 @@ class MegaModule(L.LightningModule):
             self.bank = make_bank(
                 self.backbone,
                 self.fitted,
-                self.gate,
+                self.router,
                 self.prompts,
                 self.maps.strength,
                 self.settings(),
-                batch=self.hparams["prompts_per_batch"],
             )
         return self.bank
 
     def settings(self) -> dict[str, Any]:
         """Seed, versions and hyper-parameters of the fit, ready for JSON."""
-        settings = fit_settings(self.backbone, self.maps, self.gate, self.prompts, self.hparams["seed"])
+        settings = fit_settings(self.backbone, self.maps, self.router, self.prompts, self.hparams["seed"])
         return settings | {"refine": asdict(self.refine)}
 
     def validation_step(self, batch: list[Test], batch_idx: int) -> None:
@@ -199,10 +198,10 @@ class MegaModule(L.LightningModule):
         self.rows = {mode: _gathered(rows) for mode, rows in self.rows.items()}
         self.scores = {mode: score_sake(rows, seed=self.hparams["seed"]) for mode, rows in self.rows.items()}
         for mode, scores in self.scores.items():
-            prefix = "val" if mode == "gate" else f"val_{mode}"
+            prefix = "val" if mode == "own" else f"val_{mode}"
             values = {f"{prefix}/{name}": score.value for name, score in scores.items() if score.n}
             self.log_dict(values, rank_zero_only=True)
-            for name, row in routing(self.rows[mode]).items() if mode == "gate" else ():
+            for name, row in routing(self.rows[mode]).items() if mode == "own" else ():
                 self.log(f"routing/{name}", row["right"], rank_zero_only=True)
 
     test_step = validation_step

@@ -9,10 +9,9 @@ from mega_pl.edits.request import EditCase, EditRequest
 def read_counterfact(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
     """Read CounterFact records.
 
-    Four fields more are read where a record has them: ``source_list`` (paraphrases of the edit prompt with the
+    Three fields more are read where a record has them: ``source_list`` (paraphrases of the edit prompt with the
     subject filled in, free to fit), ``implication_list`` and ``contrast_list`` (questions whose answers change with
-    the edit, and questions about the subject that it must not change: lists of phrasings, filled or as templates) and
-    ``mention_list`` (pairs of the two templates of a `Mention`).
+    the edit, and questions about the subject that it must not change: lists of phrasings, filled or as templates).
     A paraphrase or contrast in which the subject does not stand exactly once is left out: texts written by a
     language model often miss it.
 
@@ -43,7 +42,6 @@ def _case(record: Record, index: int) -> EditCase:
         phrasings=phrasings,
         implications=record.questions("implication_list", subject),
         contrasts=record.questions("contrast_list", subject),
-        mentions=record.mentions("mention_list"),
     )
     return EditCase(
         request=request,

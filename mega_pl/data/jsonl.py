@@ -28,7 +28,6 @@ EXAMPLE: tuple[dict[str, Any], ...] = (
         "phrasings": ["The birthplace of {} is", "The life of {} began in"],
         "implications": [["The country where {} was born is", "By birth, {} came from"]],
         "contrasts": [["{} worked as a", "The profession of {} was"]],
-        "mentions": [["The spouse of {} is", "the spouse of {}"]],
         "aliases": ["Maria Skłodowska"],
         "paraphrase_prompts": ["It rained all day. Marie Curie came into the world in"],
         "neighborhood_prompts": ["Frédéric Chopin grew up in"],
@@ -85,7 +84,7 @@ def read_jsonl(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
 
     - ``relation`` is a text, ``phrasings`` a list of templates;
     - ``implications`` and ``contrasts`` are lists of questions, each a list of its phrasings;
-    - ``mentions`` is a list of pairs of templates, ``aliases`` one of other names of the subject;
+    - ``aliases`` is a list of other names of the subject;
     - ``paraphrase_prompts``, ``neighborhood_prompts``, ``attribute_prompts`` and ``generation_prompts`` are lists of
       prompts;
     - ``relation_specificity``, ``compositionality_1``, ``compositionality_2``, ``subject_aliasing``, ``locality`` and
@@ -138,7 +137,6 @@ def _request(record: Record) -> EditRequest:
         phrasings=record.texts("phrasings"),
         implications=record.questions("implications", record.text("subject")),
         contrasts=record.questions("contrasts", record.text("subject")),
-        mentions=record.mentions("mentions"),
         aliases=record.texts("aliases"),
     )
 

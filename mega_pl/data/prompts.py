@@ -45,22 +45,17 @@ class PromptConfig:
         prefixes: Neutral sentences to try before each phrasing, besides the bare phrasing.
         forced_source: Whether the source holds the prompts that force the old object (SAKE does).
         bare_implications: Whether implications are also taken as they are, without the context of the old fact.
-        draws: Texts that the model is made to draw, for each way to mention a subject, to learn whom it knows; 0 for
-            none.
-        seed: Seed of the choice of prefixes and of the draws.
+        seed: Seed of the choice of prefixes.
     """
 
     prefixes: int = 3
     forced_source: bool = True
     bare_implications: bool = True
-    draws: int = 1024
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.prefixes <= len(PREFIXES):
             raise ValueError(f"`prefixes` must lie in [0, {len(PREFIXES)}], but got {self.prefixes}.")
-        if self.draws < 0:
-            raise ValueError(f"`draws` must be at least 0, but got {self.draws}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, get_args
 
-from mega_pl.edits.request import ALIAS, EditCase, Mention, Probe
+from mega_pl.edits.request import EditCase, Probe
 
 Item = TypeVar("Item")
 
@@ -111,14 +111,6 @@ class Record:
     def questions(self, name: str, subject: str) -> tuple[tuple[str, ...], ...]:
         """A list of questions, each a list of its phrasings, as templates; questions without one are left out."""
         return tuple(templates for group in self.groups(name) if (templates := to_templates(group, subject)))
-
-    def mentions(self, name: str) -> tuple[Mention, ...]:
-        """A list of pairs of templates, with the alias that every subject may have in front."""
-        pairs = self.groups(name)
-        for i, pair in enumerate(pairs):
-            if len(pair) != 2:
-                raise self.refusal(f"{name}[{i}]", "a pair of templates", list(pair))
-        return (ALIAS, *(Mention(ask, phrase) for ask, phrase in pairs))
 
     def child(self, *names: str) -> "Record":
         """The object in the first of these fields that is there; empty without any."""

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from mega_pl.backbone import Backbone
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.editors.protocol import Edited, Editor, check_requests
+from mega_pl.editors.protocol import Edited, Editor
 from mega_pl.editors.retrieval import Similarity, similarity
-from mega_pl.edits import EditCase, EditRequest
+from mega_pl.edits import EditCase, EditRequest, check_requests
 from mega_pl.edits.request import SLOT
 
 NEW_FACT = "New Fact: {fact}\nPrompt: {prompt}"
@@ -22,7 +22,7 @@ class IkeConfig:
 
     Args:
         demonstrations: The most demonstrations before a prompt.
-        encoder: Model of sentence-transformers that tells which demonstrations are like an edit (the authors' is
+        encoder: Sentence encoder, a folder or a hub name, that tells which demonstrations are like an edit (the authors' is
             ``all-MiniLM-L6-v2``); None compares words.
         reserve: Tokens to leave free for an answer where the model reads a limited number.
     """

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from mega_pl.backbone import Backbone, Site
 from mega_pl.data.prompts import PromptConfig
-from mega_pl.editors.protocol import Edited, Editor, check_requests
-from mega_pl.edits import NO_EDIT, BankUse, EditRequest, GateConfig
-from mega_pl.fitting import MapConfig, fit_edits
+from mega_pl.editors.protocol import Edited, Editor, Routed
+from mega_pl.edits import EditRequest, RouterConfig
+from mega_pl.fitting import MapConfig, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,13 @@ class MegaConfig:
     Args:
         sites: Where to steer, each as KIND.LAYER; none for the residual after attention in the last half of the blocks.
         maps: How maps are estimated.
-        gate: How scopes are told apart.
+        router: How prompts find their edit.
         prompts: How prompts are multiplied.
     """
 
     sites: tuple[str, ...] = ()
     maps: MapConfig = field(default_factory=MapConfig)
-    gate: GateConfig = field(default_factory=GateConfig)
+    router: RouterConfig = field(default_factory=RouterConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class MegaConfig:
 
 @dataclass(frozen=True, eq=False)
 class Mega(Editor):
-    """Fits a bank of the edits and applies it; `fit_edits` and `EditBank` say how."""
+    """Fits a bank of the edits and applies it; `fit` and `EditBank` say how."""
 
     name: ClassVar[str] = "mega"
     config: MegaConfig = field(default_factory=MegaConfig)
@@ -47,36 +47,13 @@ class Mega(Editor):
         Raises:
             ValueError: If the requests do not go together, or there is no such site.
         """
-        check_requests(requests)
-        bank = fit_edits(
+        bank = fit(
             backbone,
             requests,
             sites=[Site.parse(site) for site in self.config.sites],
             maps=self.config.maps,
-            gate=self.config.gate,
+            router=self.config.router,
             prompts=self.config.prompts,
         )
         with bank.apply(backbone) as use:
-            yield Banked(use)
-
-
-@dataclass(frozen=True, eq=False)
-class Banked(Edited):
-    """A backbone with a bank in force.
-
-    Args:
-        use: The bank.
-    """
-
-    use: BankUse
-
-    @property
-    def fired(self) -> list[str | None]:
-        """The edit that each prompt of the last batch got, or None."""
-        return self.use.fired
-
-    def route(self, edits: Sequence[str | None] | None = None, *, forced: bool = False) -> None:
-        """Decide which edit each row gets; see `Edited`."""
-        index = self.use.bank.index
-        self.use.fixed = None if edits is None else [NO_EDIT if edit is None else index(edit) for edit in edits]
-        self.use.forced = forced
+            yield Routed(use)

@@ -12,10 +12,10 @@ from torch import Tensor
 from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
 from mega_pl.editors.covariance import CovarianceConfig, KeyCovariance, key_covariances
-from mega_pl.editors.protocol import Edited, Editor, check_requests
+from mega_pl.editors.protocol import Edited, Editor
 from mega_pl.editors.values import Shifted, ValueConfig, find_shift
 from mega_pl.editors.weights import Projection, restored
-from mega_pl.edits import EditRequest
+from mega_pl.edits import EditRequest, check_requests
 
 
 @dataclass(frozen=True, kw_only=True)

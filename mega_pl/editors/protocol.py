@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from mega_pl.backbone import Backbone
-from mega_pl.edits import EditRequest
+from mega_pl.edits import EditRequest, RoutedEdits
 
 
 class Edited:
@@ -19,8 +19,8 @@ class Edited:
         """Decide which edit each row of the batches to come gets; edits that are not routed act on every prompt.
 
         Args:
-            edits: For each row an edit, or None for none, instead of asking the gate. None asks the gate again.
-            forced: Whether the gate must choose an edit for every prompt.
+            edits: For each row an edit, or None for none, instead of asking the router. None asks it again.
+            forced: Whether the router must choose an edit for every prompt.
 
         Raises:
             KeyError: If there is no such edit.
@@ -30,6 +30,26 @@ class Edited:
     def fired(self) -> list[str | None] | None:
         """The edit that each prompt of the last batch got, or None where none did; None where edits are not routed."""
         return None
+
+
+class Routed(Edited):
+    """A backbone with routed edits in force.
+
+    Args:
+        use: The edits and their router.
+    """
+
+    def __init__(self, use: RoutedEdits) -> None:
+        self.use = use
+
+    @property
+    def fired(self) -> list[str | None]:
+        """The edit that each prompt of the last batch got, or None."""
+        return self.use.fired
+
+    def route(self, edits: Sequence[str | None] | None = None, *, forced: bool = False) -> None:
+        """Decide which edit each row gets; see `Edited`."""
+        self.use.fix(edits, forced=forced)
 
 
 class Editor(ABC):
@@ -56,17 +76,3 @@ class Editor(ABC):
         Raises:
             ValueError: If there is no edit, an id comes twice, or the backbone lacks what the method needs.
         """
-
-
-def check_requests(requests: Sequence[EditRequest]) -> None:
-    """Refuse requests that no editor can put into force together.
-
-    Raises:
-        ValueError: If there is none, or an id comes twice.
-    """
-    ids = [request.edit_id for request in requests]
-    if not ids:
-        raise ValueError("`requests` must hold at least one edit, but got none.")
-    twice = next((edit_id for edit_id in ids if ids.count(edit_id) > 1), None)
-    if twice is not None:
-        raise ValueError(f"`requests` must have different ids, but got {twice!r} more than once.")

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mega_pl.editors.encoders import sentence_encoder
+from mega_pl.edits.routing.vectors import encoder_of
 from mega_pl.functional.text import Tfidf
 
 
@@ -55,15 +55,15 @@ class WordSimilarity:
 
 
 class SentenceSimilarity:
-    """Cosines of a sentence encoder's vectors; needs the extra ``encoder``.
+    """Cosines of a sentence encoder's vectors.
 
     Args:
         texts: N texts.
-        encoder: Name or folder of a sentence-transformers model, such as ``all-MiniLM-L6-v2``.
+        encoder: Folder or hub name, such as ``sentence-transformers/all-MiniLM-L6-v2``.
     """
 
     def __init__(self, texts: Sequence[str], encoder: str) -> None:
-        self._encoder = sentence_encoder(encoder, normalized=True)
+        self._encoder = encoder_of(encoder)
         self._texts = self._encoder(texts)
 
     def __call__(self, query: str) -> Tensor:

@@ -1,6 +1,6 @@
 """SAKE: an optimal transport map of the state before the output layer, for prompts near an edit (arXiv:2503.01751)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -11,15 +11,11 @@ from torch.nn import functional as F
 
 from mega_pl.backbone import Backbone, each_prompt
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
-from mega_pl.editors.centres import CentreGate
-from mega_pl.editors.encoders import sentence_encoder
-from mega_pl.editors.protocol import Edited, Editor, check_requests
-from mega_pl.edits import NO_EDIT, EditRequest
-from mega_pl.edits.gate import evidence
+from mega_pl.editors.protocol import Edited, Editor, Routed
+from mega_pl.edits import EditRequest, RoutedEdits, check_requests
+from mega_pl.edits.routing import CentreRouter, Prompts
+from mega_pl.edits.routing.runtime import Steer
 from mega_pl.functional import Transport, Transports, fit_transport, stack
-
-GateReader = Callable[[dict[str, Tensor], Tensor], Tensor]
-"""From a batch's ids, mask and positions, by name, and each row's last token (B,), to vectors (B, K)."""
 
 BATCH = 128
 """Prompts a forward pass."""
@@ -36,10 +32,10 @@ class SakeConfig:
         noise: Standard deviation of the noise.
         seed: Seed of the noise.
         prompts: How prompts are multiplied.
-        gate_layer: 0-based block whose output at the last token the gate compares; a negative one counts from the end.
-        encoder: Model of sentence-transformers that the gate reads prompts with instead (the authors' is
-            ``paraphrase-MiniLM-L6-v2``).
-        recall: Share of the edits' own prompts whose distance the gate takes for near.
+        router_layer: 0-based block whose output at the last token the router compares; a negative one counts from the end.
+        encoder: Sentence encoder that the router reads prompts with instead, a folder or a hub name (the authors' is
+            ``sentence-transformers/paraphrase-MiniLM-L6-v2``).
+        recall: Share of the edits' own prompts whose distance the router takes for near.
         margin: Multiple of that distance up to which it fires.
     """
 
@@ -49,7 +45,7 @@ class SakeConfig:
     noise: float = 0.1
     seed: int = 0
     prompts: PromptConfig = field(default_factory=lambda: PromptConfig(bare_implications=False))
-    gate_layer: int = -2
+    router_layer: int = -2
     encoder: str | None = None
     recall: float = 0.95
     margin: float = 1.1
@@ -69,7 +65,7 @@ class SakeConfig:
 
 @dataclass(frozen=True, eq=False)
 class Sake(Editor):
-    """Moves the output of the final norm at the prompt's last token by the map of the edit that its gate chooses."""
+    """Moves the output of the final norm at the prompt's last token by the map of the edit that its router chooses."""
 
     name: ClassVar[str] = "sake"
     config: SakeConfig = field(default_factory=SakeConfig)
@@ -82,106 +78,53 @@ class Sake(Editor):
             ValueError: If the requests do not go together, or an edit has only one phrasing.
         """
         check_requests(requests)
-        read = gate_reader(backbone, self.config)
-        gate = _fit_gate(backbone, requests, self.config, read)
+        router = _fit_router(backbone, requests, self.config)
         maps = stack([fit_map(backbone, request, self.config) for request in requests]).cast(device=backbone.device)
-        mapped = Mapped(backbone, [request.edit_id for request in requests], maps, gate, read)
-        with each_prompt(backbone.model, mapped.steered):
-            yield mapped
+        use = RoutedEdits(backbone, [request.edit_id for request in requests], router, _steer(backbone, maps))
+        with each_prompt(backbone.model, use.steered):
+            yield Routed(use)
 
 
-@dataclass(eq=False)
-class Mapped(Edited):
-    """A backbone with SAKE's maps in force.
-
-    Args:
-        backbone: The edited model.
-        ids: The edits' names.
-        maps: Their maps.
-        gate: Chooses among them.
-        read: What the gate compares.
-        fixed: For each row the index of its edit, instead of the gate's choice.
-        forced: Whether the gate must choose an edit.
-        routes: (B,) what the prompts of the last batch got.
-    """
-
-    backbone: Backbone
-    ids: list[str]
-    maps: Transports
-    gate: CentreGate
-    read: GateReader
-    fixed: list[int] | None = None
-    forced: bool = False
-    routes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-
-    @property
-    def fired(self) -> list[str | None]:
-        """The edit that each prompt of the last batch got, or None."""
-        return [None if route == NO_EDIT else self.ids[route] for route in self.routes.tolist()]
-
-    def route(self, edits: Sequence[str | None] | None = None, *, forced: bool = False) -> None:
-        """Decide which edit each row gets; see `Edited`."""
-        unknown = {edit for edit in edits or () if edit is not None} - set(self.ids)
-        if unknown:
-            raise KeyError(f"`edits` must name edits in force, but got {', '.join(map(repr, sorted(unknown)))}.")
-        self.fixed = None if edits is None else [NO_EDIT if e is None else self.ids.index(e) for e in edits]
-        self.forced = forced
+def _steer(backbone: Backbone, maps: Transports) -> Steer:
+    """What moves the output of the final norm at the last tokens of some rows."""
+    norm = backbone.model.get_submodule(backbone.layout.final_norm)
 
     @contextmanager
-    def steered(self, inputs: dict[str, Tensor], last: Tensor) -> Iterator[None]:
-        """Route the prompts of a forward pass and move their last states in it."""
-        self.routes = self._routes(inputs, last)
-        rows = (self.routes != NO_EDIT).nonzero()[:, 0]
-
+    def steering(rows: Tensor, edits: Tensor, last: Tensor) -> Iterator[None]:
         def move(_: nn.Module, __: object, output: Tensor) -> Tensor:
             index = (rows.to(output.device), last[rows].to(output.device))
-            moved = self.maps.apply(output[index], self.routes[rows].to(output.device))
-            return output.index_put(index, moved)
+            return output.index_put(index, maps.apply(output[index], edits.to(output.device)))
 
-        handle = self.backbone.model.get_submodule(self.backbone.layout.final_norm).register_forward_hook(move)
+        handle = norm.register_forward_hook(move)
         try:
             yield
         finally:
             handle.remove()
 
-    def _routes(self, inputs: dict[str, Tensor], last: Tensor) -> Tensor:
-        if self.fixed is None:
-            return self.gate.route(self.read(inputs, last), forced=self.forced)
-        if len(self.fixed) != len(last):
-            raise ValueError(
-                f"`edits` must name one edit a row, but got {len(self.fixed)} for {len(last)} rows; "
-                "with beams, repeat each name."
-            )
-        return torch.tensor(self.fixed, device=last.device)
+    return steering
 
 
-def gate_reader(backbone: Backbone, config: SakeConfig) -> GateReader:
-    """What SAKE's gate compares: states of the bare model, or its prompts' sentence vectors."""
-    if config.encoder is not None:
-        encode, tokenizer = sentence_encoder(config.encoder, normalized=False), backbone.tokenizer
-        return lambda inputs, last: encode(tokenizer.batch_decode(inputs["input_ids"], skip_special_tokens=True))
-
-    def states(inputs: dict[str, Tensor], last: Tensor) -> Tensor:
-        seen = evidence(backbone, inputs, [config.gate_layer])
-        return seen[torch.arange(len(last), device=seen.device), last.to(seen.device)]
-
-    return states
-
-
-def _fit_gate(backbone: Backbone, requests: Sequence[EditRequest], config: SakeConfig, read: GateReader) -> CentreGate:
+def _fit_router(backbone: Backbone, requests: Sequence[EditRequest], config: SakeConfig) -> CentreRouter:
     own = [(e, prompt) for e, request in enumerate(requests) for prompt in phrasings(request, config.prompts)]
-    vectors = []
-    for start in range(0, len(own), BATCH):
-        encoded = backbone.encode([prompt for _, prompt in own[start : start + BATCH]])
-        vectors.append(read(encoded.inputs, encoded.last))
-    of_edits, found = torch.tensor([e for e, _ in own]), torch.cat(vectors)
+    of_edits = torch.tensor([e for e, _ in own])
     lonely = next((e for e in range(len(requests)) if int((of_edits == e).sum()) < 2), None)
     if lonely is not None:
         raise ValueError(
-            f"an edit must have 2 phrasings or more for SAKE's gate, but {requests[lonely].edit_id!r} has 1; "
+            f"an edit must have 2 phrasings or more for SAKE's router, but {requests[lonely].edit_id!r} has 1; "
             "set `prompts.prefixes`."
         )
-    return CentreGate.fit(found, of_edits.to(found.device), recall=config.recall, margin=config.margin)
+    batches = []
+    for start in range(0, len(own), BATCH):
+        encoded = backbone.encode([prompt for _, prompt in own[start : start + BATCH]])
+        batches.append(Prompts(backbone, encoded.inputs, encoded.last))
+    return CentreRouter.fit(
+        batches,
+        of_edits,
+        layer=config.router_layer,
+        encoder=config.encoder,
+        recall=config.recall,
+        margin=config.margin,
+    )
 
 
 def fit_map(backbone: Backbone, request: EditRequest, config: SakeConfig) -> Transport:

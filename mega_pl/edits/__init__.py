@@ -1,22 +1,22 @@
 """What is to be edited, and the bank of fitted edits."""
 
-from mega_pl.edits.bank import BankHandle, BankUse, EditBank
-from mega_pl.edits.gate import NO_EDIT, Gate, GateConfig
-from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe, Query, RippleAxis, RippleTest
+from mega_pl.edits.bank import BankHandle, EditBank
+from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleAxis, RippleTest, check_requests
+from mega_pl.edits.routing import NO_EDIT, ContentRouter, Route, RoutedEdits, RouterConfig
 
 __all__ = [
-    "ALIAS",
     "NO_EDIT",
     "BankHandle",
-    "BankUse",
+    "ContentRouter",
     "EditBank",
     "EditCase",
     "EditRequest",
-    "Gate",
-    "GateConfig",
-    "Mention",
     "Probe",
     "Query",
     "RippleAxis",
     "RippleTest",
+    "Route",
+    "RoutedEdits",
+    "RouterConfig",
+    "check_requests",
 ]

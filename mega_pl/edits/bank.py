@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site, each_prompt, steer
-from mega_pl.edits.gate import NO_EDIT, Gate, evidence
 from mega_pl.edits.request import EditRequest
+from mega_pl.edits.routing import RoutedEdits, Router
+from mega_pl.edits.routing.runtime import Steer
 from mega_pl.edits.storage import load_bank, save_bank
 from mega_pl.functional import Transports
 
@@ -25,8 +25,7 @@ class EditBank:
     Args:
         requests: The edits; their order is that of the maps.
         maps: For each steered site the maps of all edits, sites in the order of a forward pass.
-        gate: Tells which edit, if any, a prompt is about.
-        gate_layers: 0-based blocks that the gate reads.
+        router: Tells which edit, if any, a prompt is about.
         strength: Multiple of the full move.
         backbone: What the edits were fitted on: `name`, `revision` and the entries of its fingerprint.
         settings: How they were fitted: seed, versions, hyper-parameters; written beside the edits.
@@ -34,8 +33,7 @@ class EditBank:
 
     requests: tuple[EditRequest, ...]
     maps: Mapping[Site, Transports]
-    gate: Gate
-    gate_layers: tuple[int, ...]
+    router: Router
     strength: float
     backbone: Mapping[str, str | int | None]
     settings: Mapping[str, Any]
@@ -76,43 +74,49 @@ class EditBank:
             self,
             requests=tuple(self.requests[i] for i in kept),
             maps={site: maps.select(kept) for site, maps in self.maps.items()},
-            gate=self.gate.without(gone),
+            router=self.router.remove(gone),
         )
 
     @contextmanager
     def apply(
         self, backbone: Backbone, *, edits: Sequence[str | None] | None = None, forced: bool = False
-    ) -> Iterator[BankUse]:
+    ) -> Iterator[RoutedEdits]:
         """Edit a backbone for the time of a ``with`` block.
 
-        Every prompt of a batch is routed once, when the model reads it, by a forward pass of the bare model. The edit
+        Every prompt of a batch is routed once, when the model reads it. The edit
         moves the activations of the prompt's last token; through the cache they act on everything generated after it.
         (A generation without a cache reads a new prompt at each token, and is routed and steered at each.)
         Rows that no edit answers are bit-identical to the bare model's.
 
         Args:
             backbone: The model that the bank was fitted on.
-            edits: For each row of the batch the edit to apply, or None for none, instead of asking the gate.
-            forced: Whether the gate must choose an edit for every prompt.
+            edits: For each row of the batch the edit to apply, or None for none, instead of asking the router.
+            forced: Whether the router must choose an edit for every prompt.
 
         Yields:
-            What the gate chose, updated by each prompt.
+            Where prompts went, updated by each prompt.
 
         Raises:
             ValueError: If the bank belongs to another backbone, or ``edits`` does not fit the batch.
         """
         self.check(backbone)
-        device = backbone.device
-        use = BankUse(
-            bank=self,
-            backbone=backbone,
-            maps={site: maps.cast(device=device) for site, maps in self.maps.items()},
-            gate=self.gate.to(device),
-            fixed=None if edits is None else [NO_EDIT if e is None else self.index(e) for e in edits],
-            forced=forced,
-        )
+        use = RoutedEdits(backbone, self.ids, self.router, self._steer_on(backbone))
+        use.fix(edits, forced=forced)
         with each_prompt(backbone.model, use.steered):
             yield use
+
+    def _steer_on(self, backbone: Backbone) -> Steer:
+        """What moves a model's activations by the maps of the edits that its rows get."""
+        maps = {site: of_site.cast(device=backbone.device) for site, of_site in self.maps.items()}
+
+        def steering(rows: Tensor, edits: Tensor, last: Tensor) -> AbstractContextManager[None]:
+            moves = {
+                site: lambda x, moved=of_site: moved.apply(x, edits.to(x.device), self.strength)
+                for site, of_site in maps.items()
+            }
+            return steer(backbone.model, moves, last, rows)
+
+        return steering
 
     def attach(self, backbone: Backbone) -> BankHandle:
         """Edit a backbone until the handle's ``remove`` is called."""
@@ -148,63 +152,11 @@ class EditBank:
 
 
 @dataclass
-class BankUse:
-    """A bank in force on a backbone.
-
-    Args:
-        bank: The bank.
-        backbone: The edited model.
-        maps: The bank's maps on the model's device.
-        gate: The bank's gate on the model's device.
-        fixed: For each row the index of its edit, instead of the gate's choice.
-        forced: Whether the gate must choose an edit.
-    """
-
-    bank: EditBank
-    backbone: Backbone
-    maps: Mapping[Site, Transports]
-    gate: Gate
-    fixed: list[int] | None
-    forced: bool
-    routes: Tensor | None = None
-
-    @property
-    def fired(self) -> list[str | None]:
-        """The edit that each prompt of the last batch got, or None."""
-        ids = self.bank.ids
-        return [] if self.routes is None else [None if r == NO_EDIT else ids[r] for r in self.routes.tolist()]
-
-    @contextmanager
-    def steered(self, inputs: dict[str, Tensor], last: Tensor) -> Iterator[None]:
-        """Route the prompts that the model is about to read, and steer them while it does."""
-        routes = self.routes = self._route(inputs)
-        rows = (routes != NO_EDIT).nonzero()[:, 0]
-        edit, strength = routes[rows], self.bank.strength
-        edits = {
-            site: (lambda x, maps=maps: maps.apply(x, edit.to(x.device), strength)) for site, maps in self.maps.items()
-        }
-        with steer(self.backbone.model, edits, last, rows):
-            yield
-
-    def _route(self, inputs: dict[str, Tensor]) -> Tensor:
-        rows = len(inputs["input_ids"])
-        if self.fixed is not None:
-            if len(self.fixed) != rows:
-                raise ValueError(
-                    f"`edits` must name one edit a row, but got {len(self.fixed)} for {rows} rows; "
-                    "with beams, repeat each name."
-                )
-            return torch.tensor(self.fixed, device=inputs["input_ids"].device)
-        seen = evidence(self.backbone, inputs, self.bank.gate_layers)
-        return self.gate.route(seen, inputs["attention_mask"], forced=self.forced)[0]
-
-
-@dataclass
 class BankHandle:
     """Takes an attached bank off again."""
 
     _stack: ExitStack
-    use: BankUse
+    use: RoutedEdits
 
     def remove(self) -> None:
         """Give the bare backbone back; calling it again does nothing."""

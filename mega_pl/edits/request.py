@@ -3,6 +3,7 @@
 Readers and callers build these; malformed input is refused here and nowhere later.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -42,40 +43,6 @@ def _check_templates(name: str, value: object) -> tuple[str, ...]:
     return templates
 
 
-@dataclass(frozen=True)
-class Mention:
-    """A way to name a subject through another name, which the backbone itself is asked for.
-
-    If the backbone answers `ask`, with another name in it, with the subject, then `phrase` with that name means the
-    subject: "The spouse of {} is" and "the spouse of {}". If `phrase` is "{}" alone, `ask` is asked of the subject, and
-    the answer is an alias: "{} is also known as".
-
-    Args:
-        ask: Template with one `{}`, to be continued by the answer.
-        phrase: Noun phrase with one `{}`.
-
-    Raises:
-        TypeError: A text is not a str.
-        ValueError: A template has not exactly one `{}`.
-    """
-
-    ask: str
-    phrase: str
-
-    def __post_init__(self) -> None:
-        _check_templates("`ask`", (self.ask,))
-        _check_templates("`phrase`", (self.phrase,))
-
-    @property
-    def is_alias(self) -> bool:
-        """Whether the answer itself names the subject."""
-        return self.phrase == SLOT
-
-
-ALIAS = Mention("{} is also known as", "{}")
-"""The mention that every subject may have."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class EditRequest:
     """One fact to be changed, with whatever may be used to fit the change.
@@ -92,7 +59,6 @@ class EditRequest:
         phrasings: Templates with one `{}` for the same fact.
         implications: Questions about the subject whose answers change with the edit, each a tuple of templates.
         contrasts: Questions about the subject that the edit must leave alone, each a tuple of templates.
-        mentions: Ways to name the subject through another name.
         aliases: Other names of the subject; the subject's own and repeated ones are dropped.
 
     Raises:
@@ -116,7 +82,6 @@ class EditRequest:
     phrasings: tuple[str, ...] = ()
     implications: tuple[tuple[str, ...], ...] = ()
     contrasts: tuple[tuple[str, ...], ...] = ()
-    mentions: tuple[Mention, ...] = (ALIAS,)
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -263,3 +228,26 @@ class EditCase:
     def __post_init__(self) -> None:
         for name in ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts"):
             _check_texts(f"`{name}` of edit {self.request.edit_id!r}", getattr(self, name))
+
+
+def check_requests(requests: Sequence[EditRequest]) -> None:
+    """Refuse requests that cannot be in force together.
+
+    Raises:
+        ValueError: If there is none, an id comes twice, or one fact gets two objects.
+    """
+    if not requests:
+        raise ValueError("`edits` must hold at least one edit, but got none.")
+    ids: set[str] = set()
+    facts: dict[tuple[str, str], EditRequest] = {}
+    for request in requests:
+        if request.edit_id in ids:
+            raise ValueError(f"`edits` must have different ids, but got {request.edit_id!r} more than once.")
+        ids.add(request.edit_id)
+        for fact in {(request.subject, request.prompt), (request.subject, request.relation or request.prompt)}:
+            first = facts.setdefault(fact, request)
+            if first.target_new != request.target_new:
+                raise ValueError(
+                    f"`edits` must give one fact one object, but {first.edit_id!r} gives {first.target_new!r} and "
+                    f"{request.edit_id!r} gives {request.target_new!r} to {request.filled!r}; leave one out."
+                )

@@ -17,16 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mega_pl.backbone import Site
-from mega_pl.edits.gate import Gate
-from mega_pl.edits.request import EditRequest, Mention
+from mega_pl.edits.request import EditRequest
+from mega_pl.edits.routing import CentreRouter, ContentRouter, Router
 from mega_pl.functional import Transports
-from mega_pl.functional.discriminant import Discriminant
 
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TENSORS, CONFIG, CARD = "edit_model.safetensors", "edit_config.json", "README.md"
+_ROUTERS: dict[str, type[Router]] = {router.kind: router for router in (ContentRouter, CentreRouter)}
 _MAPS = ("mean", "shift", "basis", "matrix", "ranks")
 
 
@@ -82,21 +82,16 @@ def bank_config(bank: EditBank) -> dict[str, Any]:
         "sites": [str(site) for site in bank.maps],
         "token_scope": "last_prompt",
         "strength": bank.strength,
-        "gate": {"layers": list(bank.gate_layers), "threshold": bank.gate.threshold},
+        "router": {"kind": bank.router.kind, **bank.router.state()[0]},
         "settings": dict(bank.settings),
         "edits": [asdict(request) for request in bank.requests],
     }
 
 
 def bank_tensors(bank: EditBank) -> dict[str, Tensor]:
-    """The tensors of a bank's maps and gate, by name."""
+    """The tensors of a bank's maps and router, by name."""
     tensors = {f"maps.{site}.{name}": getattr(maps, name) for site, maps in bank.maps.items() for name in _MAPS}
-    tensors |= {
-        "gate.mean": bank.gate.space.mean,
-        "gate.projection": bank.gate.space.projection,
-        "gate.questions": bank.gate.questions,
-        "gate.owners": bank.gate.owners,
-    }
+    tensors |= {f"router.{name}": tensor for name, tensor in bank.router.state()[1].items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -127,12 +122,15 @@ def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
                 f"{CONFIG} and {TENSORS} must belong together, but got {len(config['edits'])} edits and "
                 f"{len(of_site)} maps at {site}."
             )
-    space = Discriminant(tensors["gate.mean"], tensors["gate.projection"])
+    requests = tuple(request_from(edit) for edit in config["edits"])
+    router = config["router"]
+    if router["kind"] not in _ROUTERS:
+        raise ValueError(f"`router.kind` of a bank must be one of {', '.join(_ROUTERS)}, but got {router['kind']!r}.")
+    of_router = {name.removeprefix("router."): t for name, t in tensors.items() if name.startswith("router.")}
     return {
-        "requests": tuple(request_from(edit) for edit in config["edits"]),
+        "requests": requests,
         "maps": maps,
-        "gate": Gate(space, tensors["gate.questions"], tensors["gate.owners"], config["gate"]["threshold"]),
-        "gate_layers": tuple(config["gate"]["layers"]),
+        "router": _ROUTERS[router["kind"]].from_state(requests, router, of_router),
         "strength": config["strength"],
         "backbone": config["backbone"],
         "settings": config["settings"],
@@ -147,7 +145,6 @@ def request_from(fields: dict[str, Any]) -> EditRequest:
             "phrasings": tuple(fields["phrasings"]),
             "implications": tuple(map(tuple, fields["implications"])),
             "contrasts": tuple(map(tuple, fields["contrasts"])),
-            "mentions": tuple(Mention(**mention) for mention in fields["mentions"]),
             "aliases": tuple(fields.get("aliases", ())),  # which older files lack
         }
     )

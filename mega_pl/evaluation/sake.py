@@ -9,15 +9,15 @@ from torch import Tensor
 
 from mega_pl.backbone import Backbone
 from mega_pl.data.sake import Test
-from mega_pl.editors.mega import Banked
-from mega_pl.editors.protocol import Edited
-from mega_pl.edits import EditBank
+from mega_pl.editors.protocol import Edited, Routed
+from mega_pl.edits import ContentRouter, EditBank
 from mega_pl.evaluation.batching import BARE, batches, encoded_ids
 from mega_pl.evaluation.forcing import answer_ids
 from mega_pl.metrics import Row, first_token_hit
 
-Mode = Literal["gate", "oracle", "forced"]
-"""Who routes: the gate; an oracle that knows what each test is about; the gate without the choice to stay silent."""
+Mode = Literal["own", "oracle", "subject", "relation", "always"]
+"""Who routes: the bank's own router; an oracle that knows what each test is about; the router by the subject's name alone,
+or by the relation alone; the router without the choice to stay silent."""
 
 UNTOUCHED = frozenset({"spec", "rs"})
 """Measures whose prompts no edit should answer."""
@@ -76,7 +76,7 @@ def ask_edited(
     for batch in batches(lengths):
         asked = [tests[i] for i in batch]
         if mode is not None:
-            edited.route(_oracle(asked) if mode == "oracle" else None, forced=mode == "forced")
+            edited.route(_oracle(asked) if mode == "oracle" else None, forced=mode == "always")
         answers.update(zip(batch, _ask(backbone, edited, asked, literal_ids), strict=True))
     if mode is not None:
         edited.route()
@@ -116,14 +116,23 @@ def ask(backbone: Backbone, bank: EditBank, tests: Sequence[Test], modes: Sequen
     rows: dict[Mode, list[Row]] = {}
     for mode in modes:
         oracle = _oracle(tests) if mode == "oracle" else None
-        with bank.apply(backbone, edits=oracle, forced=mode == "forced") as use:
-            answers = _ask(backbone, Banked(use), tests)
+        with _routed_by(bank, mode).apply(backbone, edits=oracle, forced=mode == "always") as use:
+            answers = _ask(backbone, Routed(use), tests)
         rows[mode] = [sake_row(*columns) for columns in zip(tests, bare, answers, strict=True)]
     return rows
 
 
+def _routed_by(bank: EditBank, mode: Mode) -> EditBank:
+    """The bank with the evidence that a mode allows."""
+    if mode not in ("subject", "relation"):
+        return bank
+    if not isinstance(bank.router, ContentRouter):
+        raise ValueError(f"mode {mode!r} must have a router by content, but got one of kind {bank.router.kind!r}.")
+    return replace(bank, router=bank.router.only(mode))
+
+
 def routing(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """How the gate routes each kind of prompt: share that goes to the right edit, to a wrong one, and to none.
+    """How a router routes each kind of prompt: share that goes to the right edit, to a wrong one, and to none.
 
     For Spec and RS the right edit is none. Tests that the bare model does not know are left out.
     """

@@ -106,7 +106,6 @@ class RecordMaker:
             "source_list": [s for s in sources if not any(p.lower().endswith(s.lower()) for p in (first, second))],
             "implication_list": list(self._implications(fact)),
             "contrast_list": list(self._contrasts(fact)),
-            "mention_list": list(self._mentions(fact)),
         }
 
     def _others(self, relation: Relation, value: str, subject: str, template: str, draw: random.Random) -> list[str]:
@@ -138,13 +137,6 @@ class RecordMaker:
             fill(template, phrases[i % len(phrases)])
             for i, template in enumerate(self.world.relations[second].templates)
         ]
-
-    def _mentions(self, fact: Fact) -> Iterator[list[str]]:
-        """Phrases that name an entity through the entity that it is asked of."""
-        for first, seconds in self.world.second_hops.items():
-            relation = self.world.relations[first]
-            if fact.relation in seconds:
-                yield from ([relation.templates[0], phrase] for phrase in relation.phrases)
 
     def _rippleedits(self, index: int) -> Record:
         fact, new = self.edits[index]

@@ -1,0 +1,95 @@
+"""What every router is: from the prompts that a model is about to read to the edits that answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from mega_pl.backbone import Backbone, Site, record
+from mega_pl.edits.request import EditRequest
+from mega_pl.edits.routing.turns import turns_of
+
+NO_EDIT = -1
+"""The route of a prompt that no edit answers."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a prompt goes, and why.
+
+    Args:
+        edit: Index of the edit that answers it, or `NO_EDIT`.
+        confidence: Probability that the prompt's last question is the edit's, of the edit that came nearest; 0 where
+            the prompt names no subject of the bank.
+        subject: The words that named the subject, as they stand in the prompt.
+        relation: The relation that the question was taken for, where the router knows its name.
+        evidence: The parts of the decision, by name.
+    """
+
+    edit: int
+    confidence: float = 0.0
+    subject: str = ""
+    relation: str = ""
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """A batch of prompts that a model is about to read.
+
+    Args:
+        backbone: The model, with no edit in force.
+        inputs: Arguments of its forward pass, by name; ids and mask are (B, T).
+        last: (B,) long, the index of each row's last real token.
+    """
+
+    backbone: Backbone
+    inputs: Mapping[str, Tensor]
+    last: Tensor
+
+    def __len__(self) -> int:
+        return len(self.last)
+
+    @cached_property
+    def turns(self) -> list[tuple[str, ...]]:
+        """The texts of each prompt, a text a turn of a conversation; a prompt without special tokens is one turn."""
+        rows = zip(self.inputs["input_ids"].tolist(), self.inputs["attention_mask"].tolist(), strict=True)
+        return [turns_of(self.backbone.tokenizer, [i for i, real in zip(*row, strict=True) if real]) for row in rows]
+
+    @torch.no_grad()
+    def last_states(self, layer: int) -> Tensor:
+        """Output (B, D) of a block at each prompt's last token in the bare model, in float32."""
+        site = Site(layer % self.backbone.n_layers, "resid_post")
+        with record(self.backbone.model, [site], self.last) as states:
+            self.backbone.model.base_model(**self.inputs, use_cache=False)
+        return states[site].float()
+
+
+class Router(Protocol):
+    """Decides from the prompts alone which edit each one's last question is about, or none."""
+
+    kind: ClassVar[str]
+    """The router in files."""
+
+    def route(self, prompts: Prompts, *, forced: bool = False) -> list[Route]:
+        """Choose an edit for each prompt; ``forced`` leaves no choice to stay silent."""
+
+    def add(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Self:
+        """The router that knows more edits besides; indices of earlier ones stay."""
+
+    def remove(self, edit: int) -> Self:
+        """The router that forgets an edit; later ones move up by one."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What is to be stored, for JSON and for safetensors."""
+
+    @classmethod
+    def from_state(
+        cls, requests: Sequence[EditRequest], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> Self:
+        """The router again."""
