@@ -15,8 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from mega_pl.backbone import Backbone
-from mega_pl.lab import model_path
+from mega_pl.backbone import Backbone, load
 
 TinyModel = Callable[..., PreTrainedModel]
 TinyBackbone = Callable[..., Backbone]
@@ -101,16 +100,16 @@ def tiny_folder(tmp_path: Path) -> Callable[[str], Path]:
 def tiny_backbone(tiny_folder: Callable[[str], Path]) -> TinyBackbone:
     """`tiny_backbone(model_type, dtype="float32")` loads a saved random model as users load theirs."""
 
-    def load(model_type: str, dtype: str = "float32") -> Backbone:
-        return Backbone.from_pretrained(str(tiny_folder(model_type)), dtype=dtype)  # type: ignore[arg-type]
+    def load_one(model_type: str, dtype: str = "float32") -> Backbone:
+        return load(str(tiny_folder(model_type)), dtype=dtype)  # type: ignore[arg-type]
 
-    return load
+    return load_one
 
 
 @pytest.fixture(scope="session")
 def lab_backbone() -> Backbone:
     """The lab's GPT-2, which knows facts."""
-    return Backbone.from_pretrained(model_path("lab-gpt2"))
+    return load("lab-gpt2")
 
 
 @pytest.fixture(scope="session")

@@ -280,7 +280,7 @@ def test_a_site_that_the_architecture_lacks_is_refused(
     roomy_folder: Folder, edits_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = refused(capsys, ["fit", *options(roomy_folder("gpt_neox"), edits_file)])
-    assert "has no `resid_mid`" in message
+    assert "must be of a kind that this model has, attn_out, mlp_out, resid_post, but got" in message
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from mega_pl.attribution.layers import layer_importance
 from mega_pl.attribution.selection import SelectionConfig, select
 from mega_pl.attribution.steering import edit_importance, steering_norms
-from mega_pl.backbone import Backbone, Site, record, steer
+from mega_pl.backbone import Site, load, record, steer
 from mega_pl.callbacks import AttributionLayerSelection
 from mega_pl.cli import main
 from mega_pl.data import read_jsonl
@@ -157,7 +157,7 @@ def test_the_command_writes_what_a_fit_would_read(roomy_folder, contrast_file, t
 
 
 def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
-    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    backbone = load(str(roomy_folder("gpt2")))
     requests = [case.request for case in read_jsonl(edits_file)]
     sites = [Site(2, "resid_mid"), Site(3, "resid_mid")]
     bank = fit_edits(backbone, requests, sites=sites, prompts=PromptConfig(prefixes=1, draws=0))
@@ -179,7 +179,7 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
 
 
 def test_an_edit_is_seen_before_and_after_it(roomy_folder, edits_file):
-    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    backbone = load(str(roomy_folder("gpt2")))
     requests = [case.request for case in read_jsonl(edits_file)]
     bank = fit_edits(backbone, requests, prompts=PromptConfig(prefixes=1, draws=0))
     before, after = edit_importance(backbone, bank, "germany")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.commands.dry_run import rehearse_comparison
 from mega_pl.comparison import Mode, Result, compare_editors
@@ -20,7 +20,6 @@ from mega_pl.evaluation import PROTOCOLS, Protocol
 from mega_pl.evaluation.linearity import linearity
 from mega_pl.evaluation.relations import relation_linearity
 from mega_pl.fitting import versions
-from mega_pl.lab import model_path
 from mega_pl.metrics.scores import shown
 
 ProtocolName = Literal[
@@ -33,7 +32,7 @@ class BackboneConfig:
     """A model to edit.
 
     Args:
-        model_name_or_path: ``lab-gpt2``, ``lab-llama``, a folder, or a name on the Hugging Face hub.
+        model_name_or_path: What `load` loads: a lab model, a name on the Hugging Face hub, a folder or a GGUF file.
         revision: Branch, tag or commit on the hub.
         dtype: Of the weights.
         device_map: Where Accelerate puts the weights.
@@ -45,15 +44,8 @@ class BackboneConfig:
     device_map: str | None = None
 
     def load(self) -> Backbone:
-        """The model under the name that the config gives it."""
-        backbone = Backbone.from_pretrained(
-            model_path(self.model_name_or_path),
-            revision=self.revision,
-            dtype=self.dtype,
-            device_map=self.device_map,
-        )
-        backbone.name = self.model_name_or_path
-        return backbone
+        """The model."""
+        return load(self.model_name_or_path, revision=self.revision, dtype=self.dtype, device_map=self.device_map)
 
 
 def compare(

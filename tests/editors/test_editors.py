@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import load
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, NAMES, hook_count, last_logits
 
 every_editor = pytest.mark.parametrize("editor", NAMES, indirect=True)
@@ -96,7 +96,7 @@ def test_it_works_inside_inference_mode_and_leaves_the_modes_of_gradients_alone(
 
 @every_editor
 def test_narrow_weights_are_edited_and_given_back(roomy_folder, editor):
-    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")), dtype="bfloat16")
+    backbone = load(str(roomy_folder("gpt2")), dtype="bfloat16")
     digest, bare = backbone.digest(), last_logits(backbone, FRANCE.filled)
     with editor.edit(backbone, [FRANCE]) as edited:
         assert not torch.equal(last_logits(backbone, *told(edited, [FRANCE.filled])), bare)
