@@ -251,8 +251,8 @@ class Backbone:
         Raises:
             ValueError: as `encode`; or if the options change what is given back.
         """
-        for name in ("num_return_sequences", "return_dict_in_generate"):
-            if options.get(name, 1) not in (1, False, None):
+        for name, usual in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
+            if options.get(name, usual) != usual:
                 raise ValueError(
                     f"each text must get one continuation, but got `{name}` {options[name]}; use `model.generate`."
                 )

@@ -77,7 +77,8 @@ def steer(
 
     At `resid_mid` h = x + a does not leave any module, so attention's output a is replaced by a + f(h) - h: then both
     the MLP and the stream get f(h), up to rounding. Where a block multiplies outputs before it adds them, h and a are
-    the products. Everything not named by `rows` and `positions` stays bit-identical.
+    the products. Everything not named by `rows` and `positions` stays bit-identical; only in a mixture of experts the
+    last bits of other rows hang on which tokens share an expert.
 
     Args:
         model: a model of a known architecture.
