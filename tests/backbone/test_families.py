@@ -106,9 +106,10 @@ def test_the_stream_is_the_sum_of_what_the_sites_add(build, name):
             close(at["resid_post"], stream + at["mlp_out"])
         else:
             assert name == "opt"
-            block = blocks(backbone.model)[layer]
+            mlp = stream
             with torch.no_grad():
-                mlp = block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(stream))))
+                for path in ("final_layer_norm", "fc1", "activation_fn", "fc2"):
+                    mlp = blocks(backbone.model)[layer].get_submodule(path)(mlp)
             close(at["resid_post"], stream + mlp)
         if layer:
             assert torch.equal(entering[layer], seen[Site(layer - 1, "resid_post")])

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mega_pl
@@ -263,13 +264,22 @@ def test_generate_has_edits_in_force_and_passes_options_on(tiny_backbone):
     assert len(sampled) > 1
 
 
-def test_spaces_survive_a_tokenizer_that_drops_the_first(shared_tokenizers, tiny_model):
-    tokenizer = AutoTokenizer.from_pretrained(shared_tokenizers / "llama2")
-    lm = load(tiny_model("llama", {"vocab_size": len(tokenizer)}), tokenizer)
-    start = tokenizer("The capital of France is")["input_ids"]
-    ids = lm.answer_ids("The capital of France is", "Paris")
-    assert lm.continuation(start, [*ids, tokenizer.eos_token_id]) == " Paris"
-    assert tokenizer.decode(ids) == "Paris"  # alone it loses its space
+def test_spaces_survive_a_tokenizer_that_drops_the_first(tiny_model):
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=384, special_tokens=["</s>"], show_progress=False)
+    backend.train_from_iterator(["The capital of France is Paris, and 2 + 2 = 4."] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    paris = tokenizer("Paris,")["input_ids"]
+    assert tokenizer.decode(paris) == "Paris,"  # alone it loses its space
+    model = tiny_model("llama", {"vocab_size": len(tokenizer)})
+    lm = load(model, tokenizer)
+    assert lm.continuation(tokenizer("The capital of France is")["input_ids"], [*paris, 0]) == " Paris,"
+    texts = ["The capital of", "2 + 2 = 4. The capital of France is"]
+    for text, continuation in zip(texts, lm.generate(texts, max_new_tokens=6), strict=True):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        whole = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0]
+        assert text + continuation == tokenizer.decode(whole, skip_special_tokens=True)
 
 
 def test_generate_refuses_what_it_cannot_give_back(tiny_backbone):
