@@ -51,7 +51,7 @@ def main(args: list[str] | None = None) -> None:
     lines[0] += " | mean | 95 % |"
     lines.append("| --- |" + " --- |" * (len(COLUMNS) + 3))
     for name, layers in tqdm(rows.items()):
-        kind = "resid_post" if name == "last site only" else config.kind
+        kind = "resid_post" if name == "last site only" else config.kind or backbone.layout.default_kind
         where = [Site(layer, kind) for layer in layers]
         found = score_sake(rows_of(backbone, judged, tests, where, MapConfig(), RefineConfig()))
         values = " | ".join(shown(found[column].value) for column in (*COLUMNS, "average"))

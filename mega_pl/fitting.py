@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mega_pl.backbone import Backbone, Site, SiteKind, record, steer
+from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.data.asking import likeliest
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.scope import scope_questions
@@ -74,8 +74,7 @@ class MapConfig:
 
 def default_sites(backbone: Backbone) -> list[Site]:
     """The residual in the last half of the blocks: after attention, or after the block where that is no site."""
-    kind: SiteKind = "resid_mid" if "resid_mid" in backbone.site_kinds else "resid_post"
-    return [Site(layer, kind) for layer in range(backbone.n_layers // 2, backbone.n_layers)]
+    return [Site(layer, backbone.layout.default_kind) for layer in range(backbone.n_layers // 2, backbone.n_layers)]
 
 
 def fit_edits(

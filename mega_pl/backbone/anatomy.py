@@ -45,6 +45,19 @@ def check_components(model: PreTrainedModel) -> None:
         )
 
 
+def check_read_out(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are more than a linear map of the normalised stream.
+
+    Raises:
+        ValueError: if the unembedding adds a bias, which no vector in the stream could have written.
+    """
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ValueError(
+            f"the model must have an unembedding without a bias, but that of {model.config.model_type!r} adds one; "
+            "give the sites yourself."
+        )
+
+
 def read_out(
     model: PreTrainedModel, final: Tensor, *, scale: Tensor | None = None, include_final_bias: bool = False
 ) -> ReadOut:
@@ -57,12 +70,9 @@ def read_out(
         include_final_bias: whether the logits have what the final norm's bias adds.
 
     Raises:
-        ValueError: if the unembedding adds a bias, which no vector in the stream could have written.
+        ValueError: if the model has none; see `check_read_out`.
     """
-    if getattr(model.get_output_embeddings(), "bias", None) is not None:
-        raise ValueError(
-            f"the model must have an unembedding without a bias, but that of {model.config.model_type!r} adds one."
-        )
+    check_read_out(model)
     norm = model.get_submodule(layout_of(model).final_norm)
     unembedding = model.get_output_embeddings().weight.detach()
     final = final.to(unembedding.device)

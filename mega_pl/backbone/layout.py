@@ -63,6 +63,11 @@ class Layout:
         absent = {"resid_mid": self.parallel, "mlp_out": self.mlp_out is None}
         return tuple(kind for kind in SITE_KINDS if not absent.get(kind, False))
 
+    @property
+    def default_kind(self) -> SiteKind:
+        """Where edits steer if nothing else is said: after attention, or after the block where that is no site."""
+        return "resid_post" if self.parallel else "resid_mid"
+
     def path(self, role: Role) -> str:
         """Return the module of a block that has a role.
 

@@ -195,7 +195,7 @@ def _refusing(given: str, dtype: str) -> Iterator[None]:
         raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {dtype!r}.")
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"`model` must be a lab model, a hub name, a folder or a GGUF file that loads with these options, but got "
