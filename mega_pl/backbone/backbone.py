@@ -249,7 +249,8 @@ class Backbone:
             What follows each text, verbatim: one text for one, or a list.
 
         Raises:
-            ValueError: as `encode`; or if the options change what is given back.
+            ValueError: as `encode`; if a continuation may not fit into what the model reads, or the options change what
+                is given back.
         """
         for name, usual in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
             if options.get(name, usual) != usual:
@@ -257,6 +258,15 @@ class Backbone:
                     f"each text must get one continuation, but got `{name}` {options[name]}; use `model.generate`."
                 )
         encoded = self.encode([texts] if isinstance(texts, str) else texts, "left")
+        limit, longest = (
+            getattr(self.config, "max_position_embeddings", None),
+            int(encoded.attention_mask.sum(-1).max()),
+        )
+        if limit is not None and longest + max_new_tokens > limit:
+            raise ValueError(
+                f"`max_new_tokens` must be at most {limit - longest} after these texts, because this model reads {limit} "
+                f"tokens, but got {max_new_tokens}; take fewer."
+            )
         given = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, "tokenizer": self.tokenizer}
         ids = self.model.generate(
             input_ids=encoded.input_ids,

@@ -66,6 +66,7 @@ def load(
     source = _Source.of(str(model), revision)
     with _refusing(str(model), dtype):
         layout_of_config(source.config())
+        own_tokenizer = source.tokenizer()
         loaded = AutoModelForCausalLM.from_pretrained(
             source.place,
             dtype=dtype,
@@ -73,7 +74,6 @@ def load(
             attn_implementation=attn_implementation,
             **source.options,
         )
-        own_tokenizer = source.tokenizer()
     if source.file is not None:
         _forget_quantisation(loaded)
     return Backbone(loaded.eval().requires_grad_(False), own_tokenizer, name=source.name(), revision=revision)
