@@ -264,8 +264,8 @@ class Backbone:
         )
         if limit is not None and longest + max_new_tokens > limit:
             raise ValueError(
-                f"`max_new_tokens` must be at most {limit - longest} after these texts, because this model reads {limit} "
-                f"tokens, but got {max_new_tokens}; take fewer."
+                f"`max_new_tokens` must be at most {limit - longest} after these texts for a model of {limit} tokens, "
+                f"but got {max_new_tokens}; take fewer."
             )
         given = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, "tokenizer": self.tokenizer}
         ids = self.model.generate(
