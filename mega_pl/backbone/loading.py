@@ -95,6 +95,19 @@ def load_outline(model: str | Path, *, revision: str | None = None, dtype: Dtype
     return Backbone(outlined.eval().requires_grad_(False), tokenizer, name=source.name(), revision=revision)
 
 
+def model_name(model: str | Path) -> str:
+    """Return the name that `load` gives to what it loads.
+
+    Args:
+        model: as in `load`.
+
+    Raises:
+        ValueError: if it is a folder without a config.
+    """
+    with _refusing(str(model), "auto"):
+        return _Source.of(str(model), None).name()
+
+
 def lab_folder(name: str) -> Path:
     """The folder of a lab model.
 

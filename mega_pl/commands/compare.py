@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.backbone import Dtype
+from mega_pl.backbone.loading import model_name
 from mega_pl.commands.dry_run import rehearse_comparison
 from mega_pl.comparison import Mode, Result, compare_editors
 from mega_pl.data.datamodule import EditDataModule
@@ -72,6 +73,12 @@ def compare(
         dry_run: Only check config, data and tokenizers and tell the memory, without weights; also ``--dry-run``.
     """
     out = Path(folder)
+    names = [model_name(config.model_name_or_path) for config in backbones]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"`backbones` must have names of their own, as tables do, but got {', '.join(names)}; compare them in two "
+            "runs, or rename a folder."
+        )
     for module in data.values():
         module.setup("fit")
     if dry_run:

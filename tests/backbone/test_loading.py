@@ -291,5 +291,5 @@ def test_generate_refuses_what_it_cannot_give_back(tiny_backbone):
         lm.generate([])
     room = 64 - len(lm.tokenizer(PROMPTS[1])["input_ids"])
     assert len(lm.generate(PROMPTS, max_new_tokens=room)) == 2
-    with pytest.raises(ValueError, match=f"must be at most {room} after these texts, .* but got {room + 1}"):
+    with pytest.raises(ValueError, match=f"must be at most {room} after these texts .* but got {room + 1}"):
         lm.generate(PROMPTS, max_new_tokens=room + 1)
