@@ -71,6 +71,9 @@ def compare(
         protocols: Who judges.
         modes: One edit at a time, all together, or the first 1, 10, 100 and all.
         dry_run: Only check config, data and tokenizers and tell the memory, without weights; also ``--dry-run``.
+
+    Raises:
+        ValueError: If two backbones have one name.
     """
     out = Path(folder)
     names = [model_name(config.model_name_or_path) for config in backbones]
