@@ -15,9 +15,9 @@ from typing import TypeVar
 import torch
 from peak import peak, restart_peak
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from transformers import AutoModelForCausalLM, GPT2Config
 
-from mega_pl import Backbone, model_path
+from mega_pl import Backbone, load
 from mega_pl.attribution import head_importance, neuron_importance, top_attention_neurons, top_neurons
 from mega_pl.edits.storage import write_text
 
@@ -62,7 +62,7 @@ def random_backbone(blocks: int, width: int, heads: int, vocab: int) -> Backbone
     """A GPT-2 with its usual random initialisation and the lab's tokenizer."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=blocks, n_embd=width, n_head=heads, vocab_size=vocab))
-    return Backbone(model, AutoTokenizer.from_pretrained(model_path("lab-gpt2")))
+    return load(model.eval(), load("lab-gpt2").tokenizer)
 
 
 def lists(backbone: Backbone, count: int, scored: int) -> list[tuple[str, str]]:
@@ -85,7 +85,7 @@ def lists(backbone: Backbone, count: int, scored: int) -> list[tuple[str, str]]:
 def layers_and_heads(backbone: Backbone) -> list[tuple[str, str]]:
     """Importances of layers and heads against the products with the unembedding that they need."""
     unembedding: Tensor = backbone.model.get_output_embeddings().weight
-    layers, heads = backbone.n_layers, int(backbone.model.config.num_attention_heads)
+    layers, heads = backbone.n_layers, int(backbone.config.num_attention_heads)
     vectors = torch.randn(layers * (2 + heads), backbone.width)
 
     def products() -> None:

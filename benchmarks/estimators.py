@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mega_pl import Backbone, EditBank, Site
+from mega_pl import Backbone, EditBank, Site, load
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.edits import Gate
@@ -21,7 +21,6 @@ from mega_pl.evaluation import ask
 from mega_pl.fitting import MapConfig, fit_maps
 from mega_pl.functional import stack
 from mega_pl.functional.discriminant import Discriminant
-from mega_pl.lab import model_path
 from mega_pl.lab.data import LabDataModule
 from mega_pl.metrics import Row, score_sake
 from mega_pl.refining import RefineConfig, refine
@@ -62,7 +61,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="run the rows whose name has this text")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(args)
-    backbone = Backbone.from_pretrained(model_path(options.model))
+    backbone = load(options.model)
     data = LabDataModule(split="dev", limit=options.edits)
     data.setup("fit")
     tests = [t for case in data.cases for t in sake_tests(case) if t.metric in COLUMNS]

@@ -14,14 +14,13 @@ from jsonargparse import auto_parser
 from torch import Tensor
 from tqdm import tqdm
 
-from mega_pl import Backbone, Site
+from mega_pl import Site, load
 from mega_pl.attribution.ranking import pick_layers
 from mega_pl.attribution.selection import SelectionConfig, select
 from mega_pl.commands import attribute
 from mega_pl.data.sake import sake_tests
 from mega_pl.edits.storage import write_text
 from mega_pl.fitting import MapConfig
-from mega_pl.lab import model_path
 from mega_pl.lab.data import LabDataModule
 from mega_pl.metrics import score_sake
 from mega_pl.metrics.scores import shown
@@ -39,7 +38,7 @@ def main(args: list[str] | None = None) -> None:
     parser = auto_parser(attribute, as_positional=False)
     asked = parser.instantiate_classes(parser.parse_args(["--config", options.config]))
     config = asked.selection or SelectionConfig()
-    backbone = Backbone.from_pretrained(model_path(asked.model_name_or_path))
+    backbone = load(asked.model_name_or_path)
     asked.data.setup("fit")
     judged = LabDataModule(split="test", limit=options.edits)
     judged.setup("fit")
@@ -52,7 +51,7 @@ def main(args: list[str] | None = None) -> None:
     lines[0] += " | mean | 95 % |"
     lines.append("| --- |" + " --- |" * (len(COLUMNS) + 3))
     for name, layers in tqdm(rows.items()):
-        kind = "resid_post" if name == "last site only" else config.kind
+        kind = "resid_post" if name == "last site only" else config.kind or backbone.layout.default_kind
         where = [Site(layer, kind) for layer in layers]
         found = score_sake(rows_of(backbone, judged, tests, where, MapConfig(), RefineConfig()))
         values = " | ".join(shown(found[column].value) for column in (*COLUMNS, "average"))

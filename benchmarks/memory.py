@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from peak import peak, restart_peak
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from mega_pl import Backbone, model_path
+from mega_pl import Backbone, load
 from mega_pl.backbone.memory import forward_bytes, weight_bytes
 from mega_pl.edits.storage import write_text
 
@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
     command.add_argument("--blocks", type=int, default=2, help="blocks that the pass is run through")
     command.add_argument("--output", type=Path)
     options = command.parse_args(args)
-    tokenizer = AutoTokenizer.from_pretrained(model_path("lab-gpt2"))
+    tokenizer = load("lab-gpt2").tokenizer
     lines = [
         f"GiB; a pass reads prompts of {TOKENS} tokens.\n",
         "| shape | dtype | weights | prompts | pass, told | pass, measured | measured / told |",
@@ -70,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
 def built(sizes: dict[str, Any], tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> Backbone:
     """A model of a shape with random weights."""
     config = AutoConfig.for_model(**sizes, bos_token_id=0, eos_token_id=0)
-    return Backbone(AutoModelForCausalLM.from_config(config, dtype=dtype), tokenizer)
+    return load(AutoModelForCausalLM.from_config(config, dtype=dtype).eval(), tokenizer)
 
 
 def fewer(sizes: dict[str, Any], blocks: int) -> dict[str, int]:

@@ -72,8 +72,8 @@ class MapConfig:
 
 
 def default_sites(backbone: Backbone) -> list[Site]:
-    """The residual after attention in the last half of the blocks."""
-    return [Site(layer, "resid_mid") for layer in range(backbone.n_layers // 2, backbone.n_layers)]
+    """The residual in the last half of the blocks: after attention, or after the block where that is no site."""
+    return [Site(layer, backbone.layout.default_kind) for layer in range(backbone.n_layers // 2, backbone.n_layers)]
 
 
 def fit(

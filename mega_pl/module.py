@@ -9,7 +9,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
-from mega_pl.backbone import Backbone, Site
+from mega_pl.backbone import Backbone, Site, load
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test
@@ -18,7 +18,6 @@ from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, reques
 from mega_pl.evaluation import Mode, ask, routing
 from mega_pl.fitting import MapConfig, default_sites, fit_maps, fit_settings, make_bank
 from mega_pl.functional import Transport
-from mega_pl.lab import model_path
 from mega_pl.metrics import Row, Score, score_sake
 from mega_pl.refining import RefineConfig, refine
 
@@ -38,7 +37,7 @@ class MegaModule(L.LightningModule):
     and of the edited model.
 
     Args:
-        model_name_or_path: ``lab-gpt2``, ``lab-llama``, a folder, or a name on the Hugging Face hub.
+        model_name_or_path: What `load` loads: a lab model, a name on the Hugging Face hub, a folder or a GGUF file.
         revision: Branch, tag or commit on the hub.
         dtype: Of the backbone's weights; maps are solved in float64 and kept in float32 whatever it is.
         device_map: Where Accelerate puts the weights; by default the Trainer's device.
@@ -87,13 +86,12 @@ class MegaModule(L.LightningModule):
         """The frozen model, loaded when it is first needed."""
         if self._backbone is None:
             hparams = self.hparams
-            self._backbone = Backbone.from_pretrained(
-                model_path(hparams["model_name_or_path"]),
+            self._backbone = load(
+                hparams["model_name_or_path"],
                 revision=hparams["revision"],
                 dtype=hparams["dtype"],
                 device_map=hparams["device_map"],
             )
-            self._backbone.name = hparams["model_name_or_path"]
             self._backbone.check_sites(self.sites)
             self.router.vectors(self._backbone)
         return self._backbone

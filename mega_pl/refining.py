@@ -126,7 +126,7 @@ def refine(
         optimizer.zero_grad()
         total = torch.zeros_like(share)
         for edit, loss in losses(step):
-            torch.autograd.backward(loss.sum())
+            torch.autograd.backward(loss.sum(), inputs=list(vectors.values()))
             total.index_add_(0, edit, loss.detach())
         optimizer.step()
         finite = torch.stack([total.isfinite(), *(vector.isfinite().all(1) for vector in vectors.values())]).all(0)

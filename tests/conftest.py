@@ -15,8 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from mega_pl.backbone import Backbone
-from mega_pl.lab import model_path
+from mega_pl.backbone import Backbone, load
 
 TinyModel = Callable[..., PreTrainedModel]
 TinyBackbone = Callable[..., Backbone]
@@ -39,17 +38,49 @@ _SIZES: dict[str, object] = {
     "initializer_range": 0.2,  # wide enough for attention to tell tokens apart
 }
 _GROUPED: dict[str, object] = {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
-_OWN_SIZES: dict[str, dict[str, object]] = {
-    "gpt2": {"n_inner": 64},
-    "gpt_neox": {},
-    **{name: _GROUPED for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2")},
+_EXPERTS: dict[str, object] = {**_GROUPED, "num_experts_per_tok": 2, "num_local_experts": 4}
+_QWEN_EXPERTS: dict[str, object] = {
+    **{**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "shared_expert_intermediate_size": 32,
 }
+_OWN_SIZES: dict[str, dict[str, object]] = {
+    "bloom": {"pad_token_id": 0},
+    "falcon": {"ffn_hidden_size": 64},
+    "gpt2": {"n_inner": 64},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 4},
+    "gpt_neox": {},
+    "gpt_oss": {**_EXPERTS, "sliding_window": 4},
+    "gptj": {"n_inner": 64, "rotary_dim": 4},
+    "granite": {**_GROUPED, "residual_multiplier": 0.22, "logits_scaling": 8.0, "embedding_multiplier": 12.0},
+    "mixtral": _EXPERTS,
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 0},
+    "qwen2_moe": _QWEN_EXPERTS,
+    "qwen3_moe": _QWEN_EXPERTS,
+    **dict.fromkeys(
+        ("cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "llama", "mistral", "olmo", "olmo2"), _GROUPED
+    ),
+    **dict.fromkeys(("olmo3", "phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2"), _GROUPED),
+}
+_NESTED: dict[str, tuple[str, dict[str, object]]] = {
+    "gemma3": (
+        "gemma3_text",
+        {
+            "vision_config": {
+                **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+                **{"image_size": 8, "patch_size": 4},
+            },
+            "mm_tokens_per_image": 4,
+        },
+    )
+}
+"""Models of which the decoder is a part: its type, and the rest of the config."""
 
 
 def build_model(model_type: str, overrides: Mapping[str, object] | None = None, seed: int = 0) -> PreTrainedModel:
     """Build a seeded random model of four blocks from its config alone."""
-    sizes = {**_SIZES, **_OWN_SIZES[model_type], "bos_token_id": 0, "eos_token_id": 0, **(overrides or {})}
-    config = AutoConfig.for_model(model_type, **sizes)
+    decoder, rest = _NESTED.get(model_type, (model_type, {}))
+    sizes = {**_SIZES, **_OWN_SIZES[decoder], "bos_token_id": 0, "eos_token_id": 0, **(overrides or {})}
+    config = AutoConfig.for_model(model_type, **({**rest, "text_config": sizes} if rest else sizes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
@@ -101,16 +132,16 @@ def tiny_folder(tmp_path: Path) -> Callable[[str], Path]:
 def tiny_backbone(tiny_folder: Callable[[str], Path]) -> TinyBackbone:
     """`tiny_backbone(model_type, dtype="float32")` loads a saved random model as users load theirs."""
 
-    def load(model_type: str, dtype: str = "float32") -> Backbone:
-        return Backbone.from_pretrained(str(tiny_folder(model_type)), dtype=dtype)  # type: ignore[arg-type]
+    def load_one(model_type: str, dtype: str = "float32") -> Backbone:
+        return load(str(tiny_folder(model_type)), dtype=dtype)  # type: ignore[arg-type]
 
-    return load
+    return load_one
 
 
 @pytest.fixture(scope="session")
 def lab_backbone() -> Backbone:
     """The lab's GPT-2, which knows facts."""
-    return Backbone.from_pretrained(model_path("lab-gpt2"))
+    return load("lab-gpt2")
 
 
 @pytest.fixture(scope="session")

@@ -147,8 +147,18 @@ def test_a_dry_run_of_a_comparison_tells_every_protocol(
     main(["compare", "--config", str(config), "--dry-run"])
     told = capsys.readouterr().out
     assert "data: mine, 4 edits; tests: sake 22, rome 9" in told
-    assert str(roomy_folder("llama")) in told
+    assert "memory of llama in" in told
     assert not list(Path.cwd().rglob("*"))
+
+
+def test_two_models_of_one_name_are_refused_before_any_work(
+    roomy_folder: Folder, tiny_folder: Folder, edits_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = comparison(tmp_path, roomy_folder("llama"), edits_file, "Sake", "protocols: [sake]")
+    other = f"}}, {{model_name_or_path: {tiny_folder('llama')}}}]"
+    config.write_text(config.read_text("utf-8").replace("}]", other, 1), "utf-8")
+    message = refused(capsys, ["compare", "--config", str(config), "--dry-run"])
+    assert "`backbones` must have names of their own, as tables do, but got llama, llama" in message
 
 
 def test_the_linearity_of_relations_is_compared(
@@ -280,7 +290,7 @@ def test_a_site_that_the_architecture_lacks_is_refused(
     roomy_folder: Folder, edits_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = refused(capsys, ["fit", *options(roomy_folder("gpt_neox"), edits_file)])
-    assert "has no `resid_mid`" in message
+    assert "must be of a kind that this model has, attn_out, mlp_out, resid_post, but got" in message
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mega_pl import comparison
-from mega_pl.backbone import Backbone, Site, steer
+from mega_pl.backbone import Site, load, steer
 from mega_pl.commands.compare import Block, blocks, draw, latex, markdown, overviews
 from mega_pl.comparison import compare_editors
 from mega_pl.data import read_jsonl
@@ -37,7 +37,7 @@ PROTOCOLS: list[Protocol[Any, Any, Any]] = [SAKE, EASYEDIT]
 
 @pytest.fixture
 def backbone(roomy_folder):
-    return Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    return load(str(roomy_folder("gpt2")))
 
 
 @pytest.fixture

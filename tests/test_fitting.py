@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mega_pl.backbone import Backbone, Site, record, steer
+from mega_pl.backbone import Site, load, record, steer
 from mega_pl.data.prompts import PromptSet
 from mega_pl.edits import EditRequest
 from mega_pl.fitting import MapConfig, default_sites, fit_edits, fit_maps, last_states
@@ -150,7 +150,7 @@ def test_fitting_leaves_the_backbone_as_it_was(tiny_backbone):
 
 
 def test_a_fit_without_a_trainer_gives_a_bank_that_routes_its_own_prompts(roomy_folder):
-    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    backbone = load(str(roomy_folder("gpt2")))
     requests = [
         EditRequest(edit_id=name, prompt="The capital of {} is", subject=name, target_new="Rome", target_true="Paris")
         for name in ("France", "Germany")

@@ -12,7 +12,7 @@ import torch
 from mega_pl.attribution.layers import layer_importance
 from mega_pl.attribution.selection import SelectionConfig, select
 from mega_pl.attribution.steering import edit_importance, steering_norms
-from mega_pl.backbone import Backbone, Site, record, steer
+from mega_pl.backbone import Site, SiteKind, load, record, steer
 from mega_pl.callbacks import AttributionLayerSelection
 from mega_pl.cli import main
 from mega_pl.data import read_jsonl
@@ -30,12 +30,13 @@ class Pushing(Editor):
     """Moves every prompt's stream, so that some edits take and some do not."""
 
     size: float = 1.0
+    kind: SiteKind = "resid_mid"
     name = "pushing"
 
     @contextmanager
     def edit(self, backbone, requests):
         push = torch.linspace(-1, 1, backbone.width) * self.size
-        with steer(backbone.model, {Site(1, "resid_mid"): lambda x: x + push}):
+        with steer(backbone.model, {Site(1, self.kind): lambda x: x + push}):
             yield Edited()
 
 
@@ -116,6 +117,23 @@ def test_a_window_that_is_too_small_is_refused_before_any_edit(tiny_backbone, co
         select(tiny_backbone("gpt2"), [Pushing()], [], replace(CONFIG, number=5), cache=tmp_path)
 
 
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "resid_mid"), ("gpt_neox", "resid_post")])
+def test_a_chosen_block_is_steered_where_the_model_has_a_site(tiny_backbone, contrast_file, tmp_path, family, kind):
+    backbone, data = tiny_backbone(family), EditDataModule(edits=str(contrast_file))
+    data.setup("fit")
+    chosen = select(backbone, [Pushing(kind="attn_out")], data.cases, CONFIG, cache=tmp_path).sites
+    assert [site.kind for site in chosen] == [kind, kind]
+    backbone.check_sites(chosen)
+
+
+def test_what_a_model_lacks_is_refused_before_any_edit(tiny_backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr("mega_pl.attribution.selection.changes_by", None)
+    with pytest.raises(ValueError, match=r"of a kind that this model has, attn_out, .* but got resid_mid\.0"):
+        select(tiny_backbone("gpt_neox"), [Pushing()], [], replace(CONFIG, kind="resid_mid"), cache=tmp_path)
+    with pytest.raises(ValueError, match="an unembedding without a bias, but that of 'gptj' adds one; give the sites"):
+        select(tiny_backbone("gptj"), [Pushing()], [], CONFIG, cache=tmp_path)
+
+
 def test_another_backbone_is_asked_again(tiny_backbone, contrast_file, tmp_path):
     data = EditDataModule(edits=str(contrast_file))
     data.setup("fit")
@@ -157,7 +175,7 @@ def test_the_command_writes_what_a_fit_would_read(roomy_folder, contrast_file, t
 
 
 def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
-    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    backbone = load(str(roomy_folder("gpt2")))
     requests = [case.request for case in read_jsonl(edits_file)]
     sites = [Site(2, "resid_mid"), Site(3, "resid_mid")]
     bank = fit_edits(backbone, requests, sites=sites, prompts=PromptConfig(prefixes=1, draws=0))
@@ -179,7 +197,7 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
 
 
 def test_an_edit_is_seen_before_and_after_it(roomy_folder, edits_file):
-    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    backbone = load(str(roomy_folder("gpt2")))
     requests = [case.request for case in read_jsonl(edits_file)]
     bank = fit_edits(backbone, requests, prompts=PromptConfig(prefixes=1, draws=0))
     before, after = edit_importance(backbone, bank, "germany")

@@ -17,6 +17,7 @@ from mega_pl.attribution.contrast import Changes, Contrast, Criterion, changes_b
 from mega_pl.attribution.figures import draw_contrast
 from mega_pl.attribution.ranking import layer_scores, pick_layers
 from mega_pl.backbone import Backbone, Site, SiteKind
+from mega_pl.backbone.anatomy import check_read_out
 from mega_pl.editors.protocol import Editor
 from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
@@ -33,7 +34,8 @@ class SelectionConfig:
         window: Fractions of the depth between which they lie.
         spacing: Least distance of two of them.
         suppression: Weight of holding the true object back, beside promoting the new one.
-        kind: Which activation of a chosen block is steered.
+        kind: Which activation of a chosen block is steered; by default the residual after attention, or after the
+            block where the model has no such site.
         criterion: When an edit took.
         least: Successes and failures that an editor must have to be contrasted.
         seed: Seed of the bootstrap.
@@ -43,7 +45,7 @@ class SelectionConfig:
     window: tuple[float, float] = (0.4, 1.0)
     spacing: int = 1
     suppression: float = 1.0
-    kind: SiteKind = "resid_mid"
+    kind: SiteKind | None = None
     criterion: Criterion = "argmax"
     least: int = 20
     seed: int = 0
@@ -113,16 +115,20 @@ def select(
         cache: Folder where changes are kept by backbone, editor and edits; None stands for `default_cache`.
 
     Raises:
-        ValueError: If no editor has enough successes and failures, or the window is too small.
+        ValueError: If no editor has enough successes and failures, the window is too small, or the model has no site
+            of the kind or no read-out.
     """
-    # A window that cannot hold the layers is refused before hours of edits.
+    # What cannot be is refused before hours of edits.
+    kind = config.kind or backbone.layout.default_kind
+    backbone.check_sites([Site(0, kind)])
+    check_read_out(backbone.model)
     pick_layers(torch.zeros(backbone.n_layers), config.number, window=config.window, spacing=config.spacing)
     folder = default_cache() if cache is None else cache
     of_editors = [_cached(backbone, editor, cases, config.criterion, folder) for editor in editors]
     found = contrast_of(of_editors, criterion=config.criterion, least=config.least, seed=config.seed)
     scores = layer_scores(found, suppression=config.suppression)
     layers = pick_layers(scores, config.number, window=config.window, spacing=config.spacing)
-    return Selection(found, scores, tuple(Site(layer, config.kind) for layer in layers), config)
+    return Selection(found, scores, tuple(Site(layer, kind) for layer in layers), config)
 
 
 def default_cache() -> Path:

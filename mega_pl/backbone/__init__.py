@@ -3,6 +3,7 @@
 from mega_pl.backbone.backbone import Backbone, Dtype, Encoded, PaddingSide
 from mega_pl.backbone.hooks import Steering, record, steer
 from mega_pl.backbone.layout import Layout, blocks, check_sites, layout_of, layout_of_config
+from mega_pl.backbone.loading import load, load_outline
 from mega_pl.backbone.reading import Reading, each_prompt
 from mega_pl.backbone.sites import SITE_KINDS, Site, SiteKind
 
@@ -22,6 +23,8 @@ __all__ = [
     "each_prompt",
     "layout_of",
     "layout_of_config",
+    "load",
+    "load_outline",
     "record",
     "steer",
 ]

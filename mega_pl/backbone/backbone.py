@@ -1,20 +1,21 @@
-"""A frozen causal language model with its tokenizer."""
+"""A causal language model with its tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cached_property
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from mega_pl.backbone.layout import blocks, check_sites, layout_of, layout_of_config
-from mega_pl.backbone.sites import Site
+from mega_pl.backbone.layout import blocks, check_sites, layout_of, text_config
+from mega_pl.backbone.sites import Site, SiteKind
 
 Dtype = Literal["float32", "float16", "bfloat16", "auto"]
 PaddingSide = Literal["left", "right"]
@@ -50,18 +51,20 @@ class Encoded:
 
 
 class Backbone:
-    """A causal language model in evaluation mode without gradients, its tokenizer and its layout.
+    """A causal language model in evaluation mode, its tokenizer and its layout; `load` makes it.
 
+    Model and tokenizer stay as they are: no weight is frozen, no gradient is left in one, and the tokenizer is copied.
     It is not an `nn.Module`, so that a module that holds it neither moves nor saves its weights.
 
     Args:
-        model: a model of a known architecture; it is frozen in place.
-        tokenizer: its tokenizer; the end-of-sequence token pads where no pad token is set.
-        name: what the model was loaded from.
+        model: a model of a known architecture, in evaluation mode.
+        tokenizer: its tokenizer; in the copy the end-of-sequence token pads where no pad token is set.
+        name: what others know the model by.
         revision: the revision it was loaded at.
 
     Raises:
-        ValueError: if the architecture is unknown, or the tokenizer cannot pad or does not give back what it encodes.
+        ValueError: if the architecture is unknown, the model is in training mode, or the tokenizer cannot pad or does
+            not give back what it encodes.
     """
 
     def __init__(
@@ -73,68 +76,30 @@ class Backbone:
         revision: str | None = None,
     ) -> None:
         self.layout = layout_of(model)
-        self.model = model.train(False).requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.model: Any = model  # its modules are typed too narrowly to be called
+        self.tokenizer = deepcopy(tokenizer)  # padding changes its state, even where it has a pad token
         self.name = name
         self.revision = revision
+        self._check_mode()
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise ValueError("the tokenizer must have a pad or an end-of-sequence token, but got neither.")
-            tokenizer.pad_token = tokenizer.eos_token
+            self.tokenizer.pad_token = tokenizer.eos_token
         probe = self._ids(_PROBE)
-        decoded = tokenizer.decode(probe, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        decoded = self.tokenizer.decode(probe, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if decoded != _PROBE:
             raise ValueError(f"the tokenizer must give back {_PROBE!r} after a round trip, but got {decoded!r}.")
         self.prepends_bos = probe[0] == tokenizer.bos_token_id
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str,
-        *,
-        revision: str | None = None,
-        dtype: Dtype = "float32",
-        device_map: str | None = None,
-        attn_implementation: str | None = None,
-    ) -> Backbone:
-        """Load a model and its tokenizer from a folder or from the Hugging Face hub.
+    @property
+    def config(self) -> PreTrainedConfig:
+        """Config of the decoder, also where it is a part of a model that reads images."""
+        return text_config(self.model)
 
-        Args:
-            name_or_path: a folder, or a name on the hub.
-            revision: branch, tag or commit on the hub.
-            dtype: dtype of the weights; "auto" keeps the checkpoint's.
-            device_map: where Accelerate puts the weights, for example "auto"; None keeps them on the CPU.
-            attn_implementation: for example "sdpa" or "eager"; None lets the architecture choose.
-
-        Raises:
-            ValueError: if the dtype, the name or the architecture is unknown, or loading fails.
-        """
-        with _refusing(name_or_path, dtype):
-            layout_of_config(AutoConfig.from_pretrained(name_or_path, revision=revision))
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(
-                name_or_path,
-                revision=revision,
-                dtype=dtype,
-                device_map=device_map,
-                attn_implementation=attn_implementation,
-            )
-        return cls(model, tokenizer, name=name_or_path, revision=revision)
-
-    @classmethod
-    def outline(cls, name_or_path: str, *, revision: str | None = None, dtype: Dtype = "float32") -> Backbone:
-        """Load the config and the tokenizer only; the model stands on the meta device, which has shapes and no weights.
-
-        Arguments and refusals are those of `from_pretrained`.
-        """
-        with _refusing(name_or_path, dtype):
-            config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-            layout_of_config(config)
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-            kept = config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config, dtype=kept)
-        return cls(model, tokenizer, name=name_or_path, revision=revision)
+    @property
+    def site_kinds(self) -> tuple[SiteKind, ...]:
+        """The sites that each block has, in the order in which a forward pass reaches them."""
+        return self.layout.site_kinds
 
     @property
     def dtype(self) -> torch.dtype:
@@ -156,11 +121,11 @@ class Backbone:
     @property
     def width(self) -> int:
         """Width D of the stream."""
-        return int(self.model.config.hidden_size)
+        return int(self.config.hidden_size)
 
-    @property
+    @cached_property
     def fingerprint(self) -> dict[str, str | int]:
-        """What tells this backbone from another.
+        """What tells this backbone from another, as it is when this is first read.
 
         The keys are `model_type`, `layers`, `width`, `heads`, `vocab`, `tokenizer` and `weights`. `tokenizer` is the
         SHA-256 of the vocabulary and of the ids of one sentence. `weights` is the SHA-256 of the first 64 rows of the
@@ -168,9 +133,9 @@ class Backbone:
         float16: a float16 copy has the same digest, a bfloat16 copy has another unless the weights are representable
         in both. Changes elsewhere in the model are not seen; `digest` sees them all.
         """
-        config = self.model.config
+        config = self.config
         return {
-            "model_type": config.model_type,
+            "model_type": self.model.config.model_type,
             "layers": self.n_layers,
             "width": self.width,
             "heads": int(config.num_attention_heads),
@@ -191,7 +156,7 @@ class Backbone:
         """Refuse sites that the model does not have.
 
         Raises:
-            ValueError: if a layer is out of range, or `resid_mid` is asked where attention and MLP are parallel.
+            ValueError: if a layer is out of range, or the architecture has no site of a kind.
         """
         check_sites(self.model, sites)
 
@@ -205,7 +170,8 @@ class Backbone:
             padding_side: "left" or "right".
 
         Raises:
-            ValueError: if there is no prompt, one has no token, or one is longer than the model reads.
+            ValueError: if there is no prompt, one has no token, one is longer than the model reads, or the model is in
+                training mode.
             TypeError: if a single text is given.
         """
         if isinstance(prompts, str):
@@ -214,6 +180,7 @@ class Backbone:
             raise ValueError(f"`padding_side` must be left or right, but got {padding_side!r}.")
         if not prompts:
             raise ValueError("`prompts` must hold at least one text, but got none.")
+        self._check_mode()
         batch = self.tokenizer(list(prompts), padding=True, padding_side=padding_side, return_tensors="pt")
         mask = batch["attention_mask"].to(self.device)
         self._check_lengths(prompts, mask.sum(-1).tolist())
@@ -258,11 +225,84 @@ class Backbone:
         rows = torch.arange(len(logits), device=logits.device)
         return logits[rows, encoded.last.to(logits.device)].float()
 
+    @overload
+    def generate(self, texts: str, *, max_new_tokens: int = ..., **options: Any) -> str: ...  # noqa: ANN401
+    @overload
+    def generate(self, texts: Sequence[str], *, max_new_tokens: int = ..., **options: Any) -> list[str]: ...  # noqa: ANN401
+
+    @torch.no_grad()
+    def generate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 20,
+        **options: Any,
+    ) -> str | list[str]:
+        """Write on after texts, greedily unless the options say otherwise, with every edit in force.
+
+        Args:
+            texts: what the model reads, as it is; one text, or a sequence.
+            max_new_tokens: the most tokens of a continuation.
+            options: of the model's own `generate`, such as `do_sample`, `num_beams` or `stop_strings`.
+
+        Returns:
+            What follows each text, verbatim: one text for one, or a list.
+
+        Raises:
+            ValueError: as `encode`; if a continuation may not fit into what the model reads, or the options change what
+                is given back.
+        """
+        for name, usual in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
+            if options.get(name, usual) != usual:
+                raise ValueError(
+                    f"each text must get one continuation, but got `{name}` {options[name]}; use `model.generate`."
+                )
+        encoded = self.encode([texts] if isinstance(texts, str) else texts, "left")
+        limit, longest = (
+            getattr(self.config, "max_position_embeddings", None),
+            int(encoded.attention_mask.sum(-1).max()),
+        )
+        if limit is not None and longest + max_new_tokens > limit:
+            raise ValueError(
+                f"`max_new_tokens` must be at most {limit - longest} after these texts for a model of {limit} tokens, "
+                f"but got {max_new_tokens}; take fewer."
+            )
+        given = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, "tokenizer": self.tokenizer}
+        ids = self.model.generate(
+            input_ids=encoded.input_ids,
+            attention_mask=encoded.attention_mask,
+            max_new_tokens=max_new_tokens,
+            **{**given, **options},
+        )
+        start = encoded.input_ids.shape[1]
+        continuations = [
+            self.continuation(row[:start][mask.bool()].tolist(), row[start:].tolist())
+            for row, mask in zip(ids, encoded.attention_mask, strict=True)
+        ]
+        return continuations[0] if isinstance(texts, str) else continuations
+
+    def continuation(self, start: Sequence[int], new: Sequence[int]) -> str:
+        """Return what new ids add to the text of the first ones; alone, their first space could get lost in decoding.
+
+        Args:
+            start: ids of the text.
+            new: ids that follow it.
+        """
+        before, whole = (
+            str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+            for ids in ([*start], [*start, *new])
+        )
+        return whole[len(before) :]
+
+    def _check_mode(self) -> None:
+        if self.model.training:
+            raise ValueError("the model must be in evaluation mode, but got one in training mode; call `model.eval()`.")
+
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text)["input_ids"])
 
     def _check_lengths(self, prompts: Sequence[str], lengths: list[int]) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = getattr(self.config, "max_position_embeddings", None)
         for prompt, length in zip(prompts, lengths, strict=True):
             if length == 0:
                 raise ValueError(f"a prompt must have at least one token, but got {prompt!r}.")
@@ -289,21 +329,6 @@ class Backbone:
                 digest.update(f"{part}.{name} {tuple(parameter.shape)}".encode())
                 digest.update(_bytes(parameter[:_DIGEST_ROWS].half()))
         return digest.hexdigest()
-
-
-@contextmanager
-def _refusing(name_or_path: str, dtype: str) -> Iterator[None]:
-    """Make one line of whatever keeps a model from loading."""
-    if dtype not in get_args(Dtype):
-        raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {dtype!r}.")
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"`name_or_path` must be a folder or a hub name that loads with these options, but got "
-            f"{name_or_path!r}: {reason}"
-        ) from error
 
 
 def _bytes(tensor: Tensor) -> memoryview:

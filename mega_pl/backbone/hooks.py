@@ -48,9 +48,12 @@ def record(
     where = _Where.checked(positions, None)
     seen: dict[Site, Tensor] = {}
 
+    layout = layout_of(model)
+
     def reader(site: Site) -> _Visit:
         def read(output: Tensor, before: Tensor | None) -> None:
-            value = output if before is None else before + output
+            added = _scaled(output, layout.scale(site))
+            value = added if before is None else before + added
             seen[site] = value.detach()[where.index(value)]
 
         return read
@@ -73,7 +76,9 @@ def steer(
     """Replace the values h of sites by f(h), out of place, in some rows of the batch.
 
     At `resid_mid` h = x + a does not leave any module, so attention's output a is replaced by a + f(h) - h: then both
-    the MLP and the stream get f(h), up to rounding. Everything not named by `rows` and `positions` stays bit-identical.
+    the MLP and the stream get f(h), up to rounding. Where a block multiplies outputs before it adds them, h and a are
+    the products. Everything not named by `rows` and `positions` stays bit-identical; only in a mixture of experts the
+    last bits of other rows hang on which tokens share an expert.
 
     Args:
         model: a model of a known architecture.
@@ -89,11 +94,11 @@ def steer(
         FloatingPointError: if a steered value is not finite.
     """
     check_sites(model, edits)
-    where = _Where.checked(positions, rows)
+    where, layout = _Where.checked(positions, rows), layout_of(model)
     with ExitStack() as armed:
         if rows is None or rows.numel() > 0:
             for site, function in edits.items():
-                _attach(armed, model, site, _writer(site, function, where))
+                _attach(armed, model, site, _writer(site, function, where, layout.scale(site)))
             if prefill_only:
                 armed.callback(model.register_forward_hook(lambda *_: armed.close()).remove)
         yield
@@ -140,10 +145,11 @@ class _Where:
         return rows, self.positions.to(device)[rows]
 
 
-def _writer(site: Site, function: Steering, where: _Where) -> _Visit:
+def _writer(site: Site, function: Steering, where: _Where, scale: float) -> _Visit:
     def write(output: Tensor, before: Tensor | None) -> Tensor:
         index = where.index(output)
-        added = output[index]
+        handed = output[index]
+        added = _scaled(handed, scale)
         value = added if before is None else before[index] + added
         steered = function(value.flatten(0, -2))
         if steered.shape != value.flatten(0, -2).shape:
@@ -152,15 +158,19 @@ def _writer(site: Site, function: Steering, where: _Where) -> _Visit:
                 f"but returned {tuple(steered.shape)}."
             )
         steered = steered.to(value.device).view_as(value)
-        if before is not None:
+        if before is not None or scale != 1:
             # The difference is taken in float32 at least: in half precision it would lose the bits of a small edit.
             wide = torch.promote_types(value.dtype, torch.float32)
-            steered = added.to(wide) + (steered.to(wide) - value.to(wide))
+            steered = handed.to(wide) + (steered.to(wide) - value.to(wide)) / scale
         steered = steered.to(output.dtype)
         _check_finite(steered, site, index[0])
         return output.index_put(index, steered)
 
     return write
+
+
+def _scaled(values: Tensor, scale: float) -> Tensor:
+    return values if scale == 1 else values * scale
 
 
 def _check_finite(steered: Tensor, site: Site, rows: Tensor) -> None:

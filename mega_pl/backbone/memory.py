@@ -19,7 +19,8 @@ def forward_bytes(backbone: Backbone, prompts: int, tokens: int) -> int:
     """Bytes of a forward pass without gradients and cache beyond the weights, at its widest moment.
 
     In a block that is the MLP: three tensors of its inner width where it is gated, five where it is not, because
-    GPT-2's activation is made of as many, and four of the stream's. The mask is (T, T) for each prompt, and last
+    GPT-2's activation is made of as many, and four of the stream's. Where the MLP's first module is not known its inner
+    width is that of the block's widest weights. The mask is (T, T) for each prompt, and last
     tokens have logits in the model's dtype and in float32. Attention that keeps its weights takes more.
 
     Args:
@@ -28,10 +29,11 @@ def forward_bytes(backbone: Backbone, prompts: int, tokens: int) -> int:
         tokens: Length of the longest.
     """
     size = torch.finfo(backbone.dtype).bits // 8
-    weight = blocks(backbone.model)[0].get_parameter(f"{backbone.layout.mlp_in[0]}.weight")
-    inner = weight.numel() // backbone.width
+    block, first = blocks(backbone.model)[0], backbone.layout.mlp_in[:1]
+    own = [block.get_parameter(f"{path}.weight") for path in first] or list(block.parameters())
+    inner = max(max(weight.shape[-2:]) for weight in own)
     of_tokens = tokens * ((3 if len(backbone.layout.mlp_in) == 2 else 5) * inner + 4 * backbone.width) * size
-    of_prompt = tokens * tokens * size + int(backbone.model.config.vocab_size) * (size + 4)
+    of_prompt = tokens * tokens * size + int(backbone.config.vocab_size) * (size + 4)
     return prompts * (of_tokens + of_prompt)
 
 

@@ -109,7 +109,8 @@ class Gates:
 
 def observe_stream(backbone: Backbone, encoded: Encoded) -> Stream:
     """Run the model on prompts and keep the stream at their last tokens."""
-    return _stream(*run_all(backbone, encoded, _stream_taps(backbone.layout)))
+    layout = backbone.layout
+    return _stream(layout, *run_all(backbone, encoded, _stream_taps(layout)))
 
 
 def observe_parts(backbone: Backbone, encoded: Encoded) -> Parts:
@@ -122,17 +123,17 @@ def observe_parts(backbone: Backbone, encoded: Encoded) -> Parts:
     layout = backbone.layout
     taps = {
         **_stream_taps(layout),
-        "mlp_out": Tap(layout.mlp_out, "leaving"),
-        "heads": Tap(layout.attn_proj, "entering"),
-        "from_heads": Tap(layout.attn_proj, "leaving"),
-        "neurons": Tap(layout.mlp_proj, "entering"),
-        "from_neurons": Tap(layout.mlp_proj, "leaving"),
+        "mlp_out": Tap(layout.path("mlp_out"), "leaving"),
+        "heads": Tap(layout.path("attn_proj"), "entering"),
+        "from_heads": Tap(layout.path("attn_proj"), "leaving"),
+        "neurons": Tap(layout.path("mlp_proj"), "entering"),
+        "from_neurons": Tap(layout.path("mlp_proj"), "leaving"),
         **{name: Tap(path, "leaving") for name, path in zip(("gate", "input"), layout.mlp_in, strict=False)},
     }
     logits, seen = run_all(backbone, encoded, taps)
     kept = {name: wide(values) for name, values in seen.items()}
     return Parts(
-        stream=_stream(logits, seen),
+        stream=_stream(layout, logits, seen),
         heads=kept["heads"].reshape(*kept["heads"].shape[:2], head_shape(backbone.model)[0], -1),
         neurons=kept["neurons"],
         gate=kept["gate"],
@@ -153,13 +154,13 @@ def observe_paths(backbone: Backbone, encoded: Encoded) -> Paths:
     taps = {
         **_stream_taps(layout),
         "weights": Tap(layout.attention, "weights"),
-        "values": Tap(layout.value, "leaving", every=True),
+        "values": Tap(layout.path("value"), "leaving", every=True),
     }
     with shown_attention(backbone.model):
         logits, seen = run_all(backbone, encoded, taps)
     values = seen["values"][..., -groups * size :].reshape(*seen["values"].shape[:3], groups, size)
     return Paths(
-        stream=_stream(logits, seen),
+        stream=_stream(layout, logits, seen),
         weights=wide(seen["weights"]),
         values=wide(values.repeat_interleave(heads // groups, -2)),
     )
@@ -175,8 +176,8 @@ def observe_history(backbone: Backbone, encoded: Encoded) -> History:
     layout = backbone.layout
     taps = {
         **_stream_taps(layout, every=True),
-        "mlp_out": Tap(layout.mlp_out, "leaving", every=True),
-        "neurons": Tap(layout.mlp_proj, "entering", every=True),
+        "mlp_out": Tap(layout.path("mlp_out"), "leaving", every=True),
+        "neurons": Tap(layout.path("mlp_proj"), "entering", every=True),
     }
     _, seen = run_all(backbone, encoded, taps)
     return History(
@@ -208,7 +209,7 @@ def observe_gates(backbone: Backbone, encoded: Encoded, neurons: Tensor) -> Gate
         columns = neurons[layer == one, 1]
         taps["gate", one] = Tap(gate, "leaving", every=True, columns=columns)
         taps["input", one] = Tap(multiplied, "leaving", every=True, columns=columns)
-        taps["activation", one] = Tap(layout.mlp_proj, "entering", every=True, columns=columns)
+        taps["activation", one] = Tap(layout.path("mlp_proj"), "entering", every=True, columns=columns)
     _, seen = run(backbone, encoded, taps)
 
     def joined(name: str) -> Tensor:
@@ -226,8 +227,8 @@ def _stream_taps(layout: Layout, *, every: bool = False) -> dict[str, Tap]:
     }
 
 
-def _stream(logits: Tensor, seen: Mapping[str, Tensor]) -> Stream:
-    mid = seen["resid_pre"] + seen["attn_out"]
+def _stream(layout: Layout, logits: Tensor, seen: Mapping[str, Tensor]) -> Stream:
+    mid = seen["resid_pre"] + seen["attn_out"] * layout.residual_scale
     return Stream(logits, wide(seen["resid_pre"]), wide(mid), wide(seen["resid_post"][:, -1]))
 
 

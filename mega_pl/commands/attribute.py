@@ -8,12 +8,11 @@ from matplotlib.figure import Figure
 from mega_pl.attribution.figures import draw_heads
 from mega_pl.attribution.heads import head_importance
 from mega_pl.attribution.selection import SelectionConfig, select
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.anatomy import has_components
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
-from mega_pl.lab import model_path
 
 BATCH = 32
 """Prompts whose heads are scored together."""
@@ -37,7 +36,7 @@ def attribute(
     editor stay in the cache, where a fit with `AttributionLayerSelection` finds them.
 
     Args:
-        model_name_or_path: ``lab-gpt2``, ``lab-llama``, a folder, or a name on the Hugging Face hub.
+        model_name_or_path: What `load` loads: a lab model, a name on the Hugging Face hub, a folder or a GGUF file.
         data: The edits of the contrast; later evaluations must use others.
         editors: Whose edits are contrasted.
         folder: Where the results are written.
@@ -48,13 +47,10 @@ def attribute(
         cache: Folder of the cache; by default ``$MEGA_PL_CACHE`` or ``~/.cache/mega_pl``.
     """
     data.setup("fit")
-    backbone = Backbone.from_pretrained(
-        model_path(model_name_or_path), revision=revision, dtype=dtype, device_map=device_map
-    )
+    backbone = load(model_name_or_path, revision=revision, dtype=dtype, device_map=device_map)
     found = select(
         backbone, editors, data.cases, selection or SelectionConfig(), cache=None if cache is None else Path(cache)
     )
-    backbone.name = model_name_or_path
     found.save(Path(folder))
     if has_components(backbone.model):
         _draw_heads(backbone, data).savefig(Path(folder) / "figures" / "heads.png", dpi=150)
@@ -69,4 +65,4 @@ def _draw_heads(backbone: Backbone, data: EditDataModule) -> Figure:
         head_importance(backbone, prompts[i : i + BATCH], targets[i : i + BATCH]).heads[:, 0]
         for i in range(0, len(prompts), BATCH)
     ]
-    return draw_heads(torch.cat(scores).mean(0), f"{Path(backbone.name).name}: heads for the true object")
+    return draw_heads(torch.cat(scores).mean(0), f"{backbone.name}: heads for the true object")

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.backbone import Dtype
+from mega_pl.backbone.loading import model_name
 from mega_pl.commands.dry_run import rehearse_comparison
 from mega_pl.comparison import Mode, Result, compare_editors
 from mega_pl.data.datamodule import EditDataModule
@@ -20,7 +21,6 @@ from mega_pl.evaluation import PROTOCOLS, Protocol
 from mega_pl.evaluation.linearity import linearity
 from mega_pl.evaluation.relations import relation_linearity
 from mega_pl.fitting import versions
-from mega_pl.lab import model_path
 from mega_pl.metrics.scores import shown
 
 ProtocolName = Literal[
@@ -33,7 +33,7 @@ class BackboneConfig:
     """A model to edit.
 
     Args:
-        model_name_or_path: ``lab-gpt2``, ``lab-llama``, a folder, or a name on the Hugging Face hub.
+        model_name_or_path: What `load` loads: a lab model, a name on the Hugging Face hub, a folder or a GGUF file.
         revision: Branch, tag or commit on the hub.
         dtype: Of the weights.
         device_map: Where Accelerate puts the weights.
@@ -45,15 +45,8 @@ class BackboneConfig:
     device_map: str | None = None
 
     def load(self) -> Backbone:
-        """The model under the name that the config gives it."""
-        backbone = Backbone.from_pretrained(
-            model_path(self.model_name_or_path),
-            revision=self.revision,
-            dtype=self.dtype,
-            device_map=self.device_map,
-        )
-        backbone.name = self.model_name_or_path
-        return backbone
+        """The model."""
+        return load(self.model_name_or_path, revision=self.revision, dtype=self.dtype, device_map=self.device_map)
 
 
 def compare(
@@ -78,8 +71,17 @@ def compare(
         protocols: Who judges.
         modes: One edit at a time, all together, or the first 1, 10, 100 and all.
         dry_run: Only check config, data and tokenizers and tell the memory, without weights; also ``--dry-run``.
+
+    Raises:
+        ValueError: If two backbones have one name.
     """
     out = Path(folder)
+    names = [model_name(config.model_name_or_path) for config in backbones]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"`backbones` must have names of their own, as tables do, but got {', '.join(names)}; compare them in two "
+            "runs, or rename a folder."
+        )
     for module in data.values():
         module.setup("fit")
     if dry_run:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, load_outline
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.backbone.memory import device_bytes, forward_bytes, weight_bytes
 from mega_pl.data.datamodule import EditDataModule
@@ -16,7 +16,6 @@ from mega_pl.evaluation import Protocol
 from mega_pl.evaluation.batching import TOKENS, check_room, position_limit
 from mega_pl.evaluation.forcing import answer_ids
 from mega_pl.fitting import default_sites
-from mega_pl.lab import model_path
 from mega_pl.module import MegaModule
 
 GIB = 2**30
@@ -37,7 +36,7 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
             do not fit into the memory of the device and no ``device_map`` spreads them.
     """
     hparams, maps = module.hparams, module.maps
-    outline = _outline(hparams["model_name_or_path"], hparams["revision"], hparams["dtype"])
+    outline = load_outline(hparams["model_name_or_path"], revision=hparams["revision"], dtype=hparams["dtype"])
     sites = sorted(module.chosen_sites or default_sites(outline))
     outline.check_sites(sites)
     module.gate.check_layers(outline.n_layers)
@@ -83,7 +82,7 @@ def rehearse_comparison(
         counts = {p.name: sum(len(p.tests(case)) for case in module.cases) for p in protocols}
         print(f"data: {name}, {_edits(module)}; tests: {', '.join(f'{p} {n}' for p, n in counts.items())}")
     for model, revision, dtype, spread in backbones:
-        outline = _outline(model, revision, dtype)
+        outline = load_outline(model, revision=revision, dtype=dtype)
         longest = _longest(outline, [pair for module in data.values() for pair in _questions(module.cases)])
         prompts = max(1, TOKENS // longest)
         memory = {
@@ -91,12 +90,6 @@ def rehearse_comparison(
             f"forward pass, {prompts} prompts of {longest} tokens": forward_bytes(outline, prompts, longest),
         }
         _report(outline, longest, memory, spread=spread)
-
-
-def _outline(name: str, revision: str | None, dtype: Dtype) -> Backbone:
-    outline = Backbone.outline(model_path(name), revision=revision, dtype=dtype)
-    outline.name = name
-    return outline
 
 
 def _questions(cases: Iterable[EditCase]) -> list[tuple[str, str]]:

@@ -154,7 +154,7 @@ def _batches(
     backbone: Backbone, texts: Sequence[str], context: int | None, tokens: int = 8192
 ) -> Iterator[list[list[int]]]:
     """Ids of texts, those of like length together; a padded batch has at most ``tokens``."""
-    limit = min(context or UNLIMITED, getattr(backbone.model.config, "max_position_embeddings", UNLIMITED))
+    limit = min(context or UNLIMITED, getattr(backbone.config, "max_position_embeddings", UNLIMITED))
     encoded = backbone.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
     batch: list[list[int]] = []
     for ids in sorted((ids for ids in encoded if ids), key=len):

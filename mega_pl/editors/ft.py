@@ -104,7 +104,7 @@ def _fit(
                 losses.append(float(loss.detach()))
                 if not losses[-1] < config.stop:  # a loss that is no number must show in the weights
                     adam.zero_grad()
-                    torch.autograd.backward(loss)
+                    torch.autograd.backward(loss, inputs=list(copies.values()))
                     adam.step()
                     _clamp(copies, bounds, config.clamp)
             if sum(losses) / len(losses) < config.stop:

@@ -92,7 +92,7 @@ class Told(Edited):
     def __init__(self, backbone: Backbone, requests: Sequence[EditRequest], ike: Ike) -> None:
         self.backbone, self.requests = backbone, requests
         self.shown = [ike.most_like(request) for request in requests]
-        self.room = getattr(backbone.model.config, "max_position_embeddings", None)
+        self.room = getattr(backbone.config, "max_position_embeddings", None)
         self.reserve = ike.config.reserve
         self._alike: Similarity | None = None
         if len(requests) > 1:

@@ -17,7 +17,7 @@ class MegaConfig:
     """Settings of MEGA.
 
     Args:
-        sites: Where to steer, each as KIND.LAYER; none for the residual after attention in the last half of the blocks.
+        sites: Where to steer, each as KIND.LAYER; none for `default_sites`.
         maps: How maps are estimated.
         router: How prompts find their edit.
         prompts: How prompts are multiplied.

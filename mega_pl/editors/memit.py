@@ -68,10 +68,10 @@ class Memit(Editor):
             FloatingPointError: If an edit would leave a weight that is not finite.
         """
         check_requests(requests)
-        if backbone.layout.post_norms:
+        if backbone.layout.post_norms or backbone.layout.residual_scale != 1:
             raise ValueError(
                 f"MEMIT must be given a model whose MLP writes straight into the stream, but {backbone.name!r} "
-                "normalises in between; use ROME."
+                "normalises or scales in between; use ROME."
             )
         projections = {layer: Projection.of(backbone, layer) for layer in self.config.layers}
         if backbone not in self._known:

@@ -147,7 +147,7 @@ def find_shift(
             if step == config.steps - 1 or loss < config.stop:
                 break
             adam.zero_grad()
-            torch.autograd.backward(loss)
+            torch.autograd.backward(loss, inputs=[shift])
             adam.step()
             with torch.no_grad():
                 shift *= (config.clamp * length / shift.norm()).clamp(max=1.0)

@@ -66,10 +66,10 @@ class Projection:
         """The projection of a 0-based block.
 
         Raises:
-            ValueError: If there is no such block, or its weights are no plain numbers in memory.
+            ValueError: If there is no such block or projection, or its weights are no plain numbers in memory.
         """
         backbone.check_sites([Site(layer, "mlp_out")])
-        projection = cls(blocks(backbone.model)[layer].get_submodule(backbone.layout.mlp_proj))
+        projection = cls(blocks(backbone.model)[layer].get_submodule(backbone.layout.path("mlp_proj")))
         weight = projection.weight
         if not weight.is_floating_point() or weight.is_meta:
             kind = "meta" if weight.is_meta else str(weight.dtype).removeprefix("torch.")

@@ -164,8 +164,8 @@ def _card(bank: EditBank) -> str:
         f"---\nlibrary_name: mega_pl\nbase_model: {bank.backbone['name']}\ntags: [knowledge-editing, steering]\n---\n\n"
         f"# {len(bank)} edits of {bank.backbone['name']}\n\n"
         f"Edits of facts by activation steering at {', '.join(map(str, bank.maps))}; the weights stay as they are.\n\n"
-        "```python\nfrom mega_pl import Backbone, EditBank\n\n"
-        f'backbone = Backbone.from_pretrained("{bank.backbone["name"]}")\n'
+        "```python\nimport mega_pl\nfrom mega_pl import EditBank\n\n"
+        f'backbone = mega_pl.load("{bank.backbone["name"]}")\n'
         'with EditBank.from_pretrained("FOLDER").apply(backbone):\n    ...  # generate\n```\n\n'
         f"| edit | prompt | before | after |\n| --- | --- | --- | --- |\n{rows}{more}"
     )

@@ -44,7 +44,7 @@ def encoded_ids(backbone: Backbone, texts: Sequence[str]) -> list[list[int]]:
 
 def position_limit(backbone: Backbone) -> int | None:
     """How many tokens the model reads; None if it does not say."""
-    limit: int | None = getattr(backbone.model.config, "max_position_embeddings", None)
+    limit: int | None = getattr(backbone.config, "max_position_embeddings", None)
     return limit
 
 

@@ -164,15 +164,6 @@ def _write(
     starts = [row[mask.bool()].tolist() for row, mask in zip(encoded.input_ids, encoded.attention_mask, strict=True)]
     new = ids[:, encoded.input_ids.shape[1] :].tolist()
     return [
-        Continuation(_added(backbone, start, own[: wish.new_tokens]), edit or "")
+        Continuation(backbone.continuation(start, own[: wish.new_tokens]), edit or "")
         for start, own, wish, edit in zip(starts, new, wishes, fired, strict=True)
     ]
-
-
-def _added(backbone: Backbone, start: list[int], new: list[int]) -> str:
-    """What new ids add to the text of the first ones; alone, their first space could get lost in decoding."""
-    before, whole = (
-        str(backbone.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        for ids in (start, start + new)
-    )
-    return whole[len(before) :]

@@ -6,16 +6,15 @@ The table goes to standard output and, with ``--write``, into the card beside th
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, load
+from mega_pl.backbone.loading import lab_folder
 from mega_pl.data.prompts import CONSIDER, PRETEND, REPEAT, SUPPRESS
 from mega_pl.data.sake import DOUBT_TEMPLATES
 from mega_pl.evaluation.batching import batches, encoded_ids
-from mega_pl.lab import model_path
 from mega_pl.lab.corpus import IMAGINE, NEW_FACT, Corpus
 from mega_pl.lab.world import Fact, TwoHop, World, fill
 from mega_pl.metrics import first_token_hit
@@ -260,8 +259,8 @@ def main(args: list[str] | None = None) -> None:
     if options.limit < 1:
         parser.error(f"--limit must be at least 1, but got {options.limit}.")
 
-    world, folder = World(), Path(model_path(f"lab-{options.architecture}"))
-    backbone = Backbone.from_pretrained(str(folder))
+    world, folder = World(), lab_folder(f"lab-{options.architecture}")
+    backbone = load(f"lab-{options.architecture}")
     scores = examine(Exam(world, options.limit, options.seed).rows(), lambda prompts: greedy(backbone, prompts))
     print(table(scores))
     if options.write:

@@ -16,7 +16,8 @@ from mega_pl.backbone.anatomy import (
 )
 from mega_pl.backbone.observation import observe_parts, observe_paths, observe_stream
 
-WRITING = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma"]
+WRITING = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "stablelm", "starcoder2"]
+CENTRED = {"gpt2", "gpt_neox", "stablelm", "starcoder2"}
 OTHERS = ["gemma2", "gemma3_text", "olmo2", "gpt_neox"]
 OVERRIDES = {
     "mistral": {"sliding_window": 3},
@@ -51,7 +52,7 @@ def test_the_read_out_gives_the_models_own_logits(build, model_type):
         faithful = read_out(backbone.model, final, include_final_bias=True).logits(final[None])[0]
         assert_close(faithful.float(), logits)
         bare = read_out(backbone.model, final).logits(final[None])[0]
-        assert torch.equal(bare, faithful) is (model_type not in ("gpt2", "gpt_neox"))
+        assert torch.equal(bare, faithful) is (model_type not in CENTRED)
 
 
 @pytest.mark.parametrize("model_type", WRITING)
@@ -91,8 +92,8 @@ def test_keys_read_the_normalised_stream(build, model_type):
     paths, parts = observe_paths(backbone, encoded), observe_parts(backbone, encoded)
 
     def normalised(vector):
-        vector = vector - vector.mean() if model_type == "gpt2" else vector
-        epsilon = 1e-5 if model_type == "gpt2" else 1e-6
+        vector = vector - vector.mean() if model_type in CENTRED else vector
+        epsilon = 1e-5 if model_type in CENTRED else 1e-6
         return vector / (vector.square().mean() + epsilon).sqrt()
 
     values = head_keys(model, layer) @ normalised(parts.stream.resid_pre[0, layer])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from mega_pl.backbone import Backbone, Site, steer
+from mega_pl.backbone import Backbone, Site, load, steer
 
 FAMILIES = ["gpt2", "llama"]
 PROMPTS = ["Rome is", "The capital of France is", "He was born in the city of"]
@@ -14,7 +14,7 @@ def test_loading_gives_a_frozen_model(tiny_backbone, tiny_folder, model_type):
     assert not backbone.model.training
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
     assert backbone.tokenizer.pad_token == backbone.tokenizer.eos_token
-    assert (backbone.name, backbone.revision) == (str(tiny_folder(model_type)), None)
+    assert (backbone.name, backbone.revision) == (model_type, None)
     assert (backbone.n_layers, backbone.width, backbone.dtype) == (4, 32, torch.float32)
     assert backbone.device == torch.device("cpu")
     assert backbone.prepends_bos is False
@@ -99,14 +99,14 @@ def test_check_sites_uses_the_model(tiny_backbone):
 
 def test_unknown_names_are_refused_in_one_line(tmp_path):
     for name in (str(tmp_path / "missing"), str(tmp_path)):
-        with pytest.raises(ValueError, match="`name_or_path` must be a folder or a hub name") as error:
-            Backbone.from_pretrained(name)
+        with pytest.raises(ValueError, match="`model` must be a lab model, a hub name") as error:
+            load(name)
         assert "\n" not in str(error.value)
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
-    with pytest.raises(ValueError, match=r"`model_type` must be one of gemma, .* but got 'mamba'"):
-        Backbone.from_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match=r"`model_type` must be one of bloom, .* but got 'mamba'"):
+        load(str(tmp_path))
     with pytest.raises(ValueError, match=r"`dtype` must be one of float32, .* but got 'int8'"):
-        Backbone.from_pretrained("gpt2", dtype="int8")  # type: ignore[arg-type]
+        load("gpt2", dtype="int8")  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_that_cannot_pad_or_go_back_is_refused(tiny_model, tiny_tokenizer):

@@ -67,7 +67,9 @@ def test_record_equals_what_the_modules_hand_on(tiny_model, model_type, attentio
     block, layout = blocks(model)[LAYER], layout_of(model)
     with ExitStack() as stack:
         attn = Spy(stack, block.get_submodule(layout.attention), block.get_submodule(MLP_NORM[model_type]))
-        mlp = Spy(stack, block.get_submodule(layout.mlp), blocks(model)[LAYER + 1].get_submodule(layout.entry))
+        mlp = Spy(
+            stack, layout.source(block, Site(LAYER, "mlp_out")), blocks(model)[LAYER + 1].get_submodule(layout.entry)
+        )
         every = stack.enter_context(record(model, [Site(LAYER, kind) for kind in SITE_KINDS]))
         some = stack.enter_context(record(model, [Site(LAYER, kind) for kind in SITE_KINDS], POSITIONS))
         logits(model)
@@ -96,7 +98,9 @@ def test_the_stream_really_gets_the_steered_value(tiny_model, model_type, kind):
     block, layout, site = blocks(model)[LAYER], layout_of(model), Site(LAYER, kind)
     with ExitStack() as stack:
         attn = Spy(stack, block.get_submodule(layout.attention), block.get_submodule(MLP_NORM[model_type]))
-        mlp = Spy(stack, block.get_submodule(layout.mlp), blocks(model)[LAYER + 1].get_submodule(layout.entry))
+        mlp = Spy(
+            stack, layout.source(block, Site(LAYER, "mlp_out")), blocks(model)[LAYER + 1].get_submodule(layout.entry)
+        )
         bare = stack.enter_context(record(model, [site]))
         logits(model)
         entering = attn.read - attn.output
@@ -106,7 +110,7 @@ def test_the_stream_really_gets_the_steered_value(tiny_model, model_type, kind):
     mid = {"attn_out": entering + wanted, "resid_mid": wanted}.get(kind, before["mid"])
     torch.testing.assert_close(attn.read, mid, atol=1e-5, rtol=1e-5)
     if kind in ("attn_out", "resid_mid"):
-        stream = mid + block.get_submodule(layout.mlp)(block.get_submodule(MLP_NORM[model_type])(mid))
+        stream = mid + block.get_submodule(layout.path("mlp_out"))(block.get_submodule(MLP_NORM[model_type])(mid))
     else:
         stream = wanted if kind == "resid_post" else before["mid"] + wanted
     torch.testing.assert_close(mlp.read, stream, atol=1e-4, rtol=1e-4)

@@ -14,7 +14,7 @@ def test_every_named_module_exists(tiny_model, model_type):
     assert len(blocks(model)) == 4
     model.get_submodule(layout.final_norm)
     for block in blocks(model):
-        for name in (layout.entry, layout.attention, layout.mlp, layout.attn_out, layout.mlp_out):
+        for name in (layout.entry, layout.attention, layout.attn_out, layout.path("mlp_out")):
             block.get_submodule(name)
 
 
@@ -44,7 +44,7 @@ def test_gpt_neox_is_parallel_as_its_config_says(tiny_model, parallel):
 
 
 def test_parallel_blocks_have_no_resid_mid(tiny_model):
-    with pytest.raises(ValueError, match=r"parallel, so it has no `resid_mid`, but got resid_mid\.1"):
+    with pytest.raises(ValueError, match=r"that this model has, attn_out, mlp_out, resid_post, but got resid_mid\.1"):
         check_sites(tiny_model("gpt_neox", {"use_parallel_residual": True}), [Site(1, "resid_mid")])
     check_sites(tiny_model("gpt_neox", {"use_parallel_residual": False}), [Site(1, "resid_mid")])
 
@@ -57,5 +57,5 @@ def test_layers_out_of_range_are_refused(tiny_model):
 def test_unknown_architectures_are_refused(tiny_model):
     model = tiny_model("gpt2")
     model.config.model_type = "mamba"
-    with pytest.raises(ValueError, match=r"`model_type` must be one of gemma, .* but got 'mamba'"):
+    with pytest.raises(ValueError, match=r"`model_type` must be one of bloom, .* but got 'mamba'"):
         layout_of(model)

@@ -5,7 +5,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mega_pl.backbone import Backbone, Site
+from mega_pl.backbone import Backbone, Site, load, load_outline
 from mega_pl.backbone.memory import device_bytes, forward_bytes, weight_bytes
 
 
@@ -13,7 +13,7 @@ from mega_pl.backbone.memory import device_bytes, forward_bytes, weight_bytes
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_an_outline_is_the_model_without_its_weights(tiny_folder, model_type, dtype):
     folder = str(tiny_folder(model_type))
-    outline, backbone = (make(folder, dtype=dtype) for make in (Backbone.outline, Backbone.from_pretrained))
+    outline, backbone = (make(folder, dtype=dtype) for make in (load_outline, load))
     assert {p.device.type for p in outline.model.parameters()} == {"meta"}
     assert weight_bytes(outline) == weight_bytes(backbone) > 0
     assert (outline.dtype, outline.n_layers, outline.width) == (backbone.dtype, backbone.n_layers, backbone.width)
@@ -26,10 +26,10 @@ def test_an_outline_is_the_model_without_its_weights(tiny_folder, model_type, dt
 
 
 def test_an_outline_of_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="must be a folder or a hub name"):
-        Backbone.outline(str(tmp_path))
+    with pytest.raises(ValueError, match="must be a lab model, a hub name"):
+        load_outline(str(tmp_path))
     with pytest.raises(ValueError, match="`dtype` must be one of"):
-        Backbone.outline(str(tmp_path), dtype="int8")  # type: ignore[arg-type]
+        load_outline(str(tmp_path), dtype="int8")  # type: ignore[arg-type]
 
 
 class Widest(TorchDispatchMode):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, load
 from mega_pl.data.prompts import PromptConfig
 from mega_pl.editors import (
     CovarianceConfig,
@@ -103,7 +103,7 @@ def moments(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", params=["gpt2", "llama"])
 def backbone(request: pytest.FixtureRequest, roomy_folder: Callable[[str], Path]) -> Backbone:
     """One for all tests, because every one gives it back as it was."""
-    return Backbone.from_pretrained(str(roomy_folder(request.param)))
+    return load(str(roomy_folder(request.param)))
 
 
 def hook_count(model: nn.Module) -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import load
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, NAMES, hook_count, last_logits
 
 every_editor = pytest.mark.parametrize("editor", NAMES, indirect=True)
@@ -95,8 +95,22 @@ def test_it_works_inside_inference_mode_and_leaves_the_modes_of_gradients_alone(
 
 
 @every_editor
+def test_a_model_of_the_callers_own_keeps_its_flags_and_gets_no_gradient(tiny_model, tiny_tokenizer, editor):
+    model = tiny_model("gpt2", {"max_position_embeddings": 1024})
+    model.transformer.h[0].requires_grad_(False)
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    backbone = load(model, tiny_tokenizer)
+    digest, bare = backbone.digest(), last_logits(backbone, FRANCE.filled)
+    with editor.edit(backbone, [FRANCE]) as edited:
+        assert not torch.equal(last_logits(backbone, *told(edited, [FRANCE.filled])), bare)
+    assert backbone.digest() == digest
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@every_editor
 def test_narrow_weights_are_edited_and_given_back(roomy_folder, editor):
-    backbone = Backbone.from_pretrained(str(roomy_folder("gpt2")), dtype="bfloat16")
+    backbone = load(str(roomy_folder("gpt2")), dtype="bfloat16")
     digest, bare = backbone.digest(), last_logits(backbone, FRANCE.filled)
     with editor.edit(backbone, [FRANCE]) as edited:
         assert not torch.equal(last_logits(backbone, *told(edited, [FRANCE.filled])), bare)

@@ -7,7 +7,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import auto_cli
 
-from mega_pl import Backbone, model_path
+from mega_pl import load
 from mega_pl.editors import Editor, Ike, Sake
 from mega_pl.lab.data import LabDataModule
 
@@ -67,7 +67,7 @@ def test_published_settings(model, tmp_path):
 @pytest.mark.parametrize("model", ["lab-gpt2", "lab-llama"])
 def test_each_editor_changes_facts_of_the_lab_and_gives_them_back(model, tmp_path, monkeypatch):
     monkeypatch.setenv("MEGA_PL_CACHE", str(tmp_path))
-    backbone, data = Backbone.from_pretrained(model_path(model)), LabDataModule(split="test", limit=3)
+    backbone, data = load(model), LabDataModule(split="test", limit=3)
     data.setup("fit")
     digest = backbone.digest()
     editors = read_editors(CONFIGS / f"compare_{model.replace('-', '_')}.yaml", tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, load
 from mega_pl.data.multilingual import TranslatedCase, Translation
 from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase, EditRequest, Probe, Query, RippleTest
@@ -66,7 +66,7 @@ EDITORS = (Idle(), Shaken(), InContext())
 
 @pytest.fixture
 def backbone(roomy_folder: Callable[[str], Path]) -> Backbone:
-    return Backbone.from_pretrained(str(roomy_folder("gpt2")))
+    return load(str(roomy_folder("gpt2")))
 
 
 def query(prompt: str, *entities: tuple[str, ...]) -> Query:

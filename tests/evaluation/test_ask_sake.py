@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mega_pl.backbone import Backbone, Site
+from mega_pl.backbone import Backbone, Site, load
 from mega_pl.data import read_jsonl
 from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test, sake_tests
@@ -32,7 +32,7 @@ class Setting:
     """A tiny backbone, a bank of the four edits and their tests."""
 
     def __init__(self, model: Path, edits: Path) -> None:
-        self.backbone = Backbone.from_pretrained(str(model))
+        self.backbone = load(str(model))
         cases = read_jsonl(edits)
         requests = [case.request for case in cases]
         config, sites = PromptConfig(prefixes=1), [Site(1, "resid_mid"), Site(2, "resid_mid")]

@@ -13,7 +13,7 @@ from mega_pl.backbone import Backbone, Site, steer
 from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditBank, EditRequest, Gate
 from mega_pl.evaluation import Continuation, Sampling, continuations
-from mega_pl.evaluation.writing import TopKNoise, _added
+from mega_pl.evaluation.writing import TopKNoise
 from mega_pl.functional import mean_shift, stack
 from mega_pl.functional.discriminant import Discriminant
 
@@ -161,9 +161,9 @@ def test_the_space_before_a_sentencepiece_word_is_kept(shared_tokenizers, tiny_m
     backbone = Backbone(tiny_model("llama", {"vocab_size": len(tokenizer)}), tokenizer)
     start = tokenizer("The capital of France is")["input_ids"]
     ids = backbone.answer_ids("The capital of France is", "Paris")
-    assert _added(backbone, start, ids) == " Paris"
+    assert backbone.continuation(start, ids) == " Paris"
     assert tokenizer.decode(ids) == "Paris"  # alone it loses its space
-    assert _added(backbone, start, [*ids, tokenizer.eos_token_id]) == " Paris"
+    assert backbone.continuation(start, [*ids, tokenizer.eos_token_id]) == " Paris"
 
 
 def test_refusals(tiny_backbone):

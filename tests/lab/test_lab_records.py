@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import load
 from mega_pl.data.prompts import PREFIXES, PromptConfig, expand
 from mega_pl.data.scope import scope_questions
 from mega_pl.edits import EditCase
-from mega_pl.lab import model_path
 from mega_pl.lab.data import LabDataModule
 from mega_pl.lab.records import DEV, SHARES, Record, RecordMaker, Split, write_records
 from mega_pl.lab.world import World, fill
@@ -112,7 +111,7 @@ def test_nothing_that_is_expanded_is_held_out(cases: list[EditCase]) -> None:
 
 
 def test_nothing_that_a_scope_owns_is_held_out_or_asked(cases: list[EditCase]) -> None:
-    backbone = Backbone.from_pretrained(model_path("lab-gpt2"))
+    backbone = load("lab-gpt2")
     some = cases[::20]
     questions = scope_questions(backbone, [case.request for case in some], PromptConfig(prefixes=1))
     owned = {prompt for question in questions if question.owner >= 0 for prompt in question.prompts}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
-from mega_pl.backbone import Backbone
-from mega_pl.lab import MODELS, model_path
+from mega_pl.backbone import Backbone, load
+from mega_pl.backbone.loading import LAB_MODELS, lab_folder
 from mega_pl.lab.world import World, fill
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=LAB_MODELS)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
-    return Backbone.from_pretrained(model_path(request.param))
+    return load(request.param)
 
 
 def greedy(backbone: Backbone, prompts: list[str], tokens: int) -> list[str]:
@@ -27,16 +26,12 @@ def greedy(backbone: Backbone, prompts: list[str], tokens: int) -> list[str]:
 
 
 def test_the_models_are_small() -> None:
-    folders = [Path(model_path(name)) for name in MODELS]
+    folders = [lab_folder(name) for name in LAB_MODELS]
     assert sum(path.stat().st_size for folder in folders for path in folder.rglob("*")) <= 24 * 2**20
 
 
-def test_other_names_stay_as_they_are() -> None:
-    assert model_path("openai-community/gpt2") == "openai-community/gpt2"
-
-
 def test_the_models_are_of_two_architectures() -> None:
-    types = [Backbone.from_pretrained(model_path(name)).fingerprint["model_type"] for name in MODELS]
+    types = [load(name).fingerprint["model_type"] for name in LAB_MODELS]
     assert types == ["gpt2", "llama"]
 
 

@@ -8,8 +8,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-from mega_pl.backbone import Backbone
-from mega_pl.lab import MODELS, model_path, pretrain
+from mega_pl.backbone import load
+from mega_pl.backbone.loading import LAB_MODELS, lab_folder
+from mega_pl.lab import pretrain
 from mega_pl.lab.corpus import ANSWER, TEXT
 from mega_pl.lab.pretrain import END, CorpusBatches, Stage, collate, encode, join_spaces, orthogonalise
 from mega_pl.lab.world import World
@@ -20,9 +21,9 @@ def world():
     return World()
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=LAB_MODELS)
 def tokenizer(request):
-    return AutoTokenizer.from_pretrained(model_path(request.param))
+    return AutoTokenizer.from_pretrained(lab_folder(request.param))
 
 
 def test_the_first_token_of_every_answer_says_something(world, tokenizer):
@@ -77,14 +78,14 @@ def test_orthogonalising_keeps_directions_and_evens_lengths(shape):
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_a_run_of_a_few_steps_goes_on_where_it_stopped_and_saves_a_model(tmp_path, monkeypatch, architecture):
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    shipped = AutoTokenizer.from_pretrained(model_path(f"lab-{architecture}"))
+    shipped = AutoTokenizer.from_pretrained(lab_folder(f"lab-{architecture}"))
     monkeypatch.setattr(pretrain, "train_tokenizer", lambda *_: shipped)
     monkeypatch.setattr(pretrain, "CorpusBatches", partial(CorpusBatches, chunk=32))
     monkeypatch.setattr(pretrain, "STAGES", (Stage("broad", 2, 1.0), Stage("contexts", 1, 0.5)))
     args = [architecture, "--tokens", "256", "--output", str(tmp_path / "model"), "--work", str(tmp_path / "work")]
     pretrain.main(args)
-    backbone = Backbone.from_pretrained(str(tmp_path / "model"))
+    backbone = load(str(tmp_path / "model"))
     again = tmp_path / "again"
     pretrain.main([*args[:4], str(again), *args[5:]])  # every stage is done: nothing is trained again
-    assert Backbone.from_pretrained(str(again)).digest() == backbone.digest()
+    assert load(str(again)).digest() == backbone.digest()
     assert backbone.n_layers == 8
