@@ -146,7 +146,8 @@ def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):
 
 def test_colours_of_the_figure():
     columns = ("sake acc", "generation rewrite_relapse", "rome fluency", "sake cii")
-    block = Block("t", columns, {"bare model": (0.2, 0.2, 5.1, float("nan"))}, (1, 1, 1, 0))
+    low = frozenset({"generation rewrite_relapse", "context changed"})
+    block = Block("t", columns, {"bare model": (0.2, 0.2, 5.1, float("nan"))}, (1, 1, 1, 0), low)
     image = draw([block]).axes[0].images[0].get_array()
     assert image is not None
     assert image.tolist() == [[0.2, 0.8, 0.5, 0.5]]
