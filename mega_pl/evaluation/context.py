@@ -62,7 +62,7 @@ EXCHANGES = (
 MENTIONS = (
     "I was reading about {} yesterday.",
     "Let us talk about {}.",
-    "My neighbour has a book about {}.",
+    "There is a whole shelf of books about {}.",
     "You asked me about {} last week.",
     "There was a question about {} in the quiz.",
 )
