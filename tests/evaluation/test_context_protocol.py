@@ -101,6 +101,8 @@ def test_counts_and_choices(cases):
     assert Counter(test.about for test in context_tests(EditCase(request=cases[0].request))) == {"edit": 8}
     assert context_tests(cases[0]) == context_tests(cases[0])
     assert context_tests(cases[0]) != context_tests(cases[0], seed=1)
+    other = replace(cases[0], request=replace(cases[0].request, edit_id="other"))
+    assert {test.prompt for test in context_tests(other)} != {test.prompt for test in context_tests(cases[0])}
     chosen = {test.question for seed in range(20) for test in context_tests(cases[0], seed=seed)}
     assert chosen > {*cases[0].neighborhood_prompts, PROBE}  # any of them, by the seed
 
@@ -313,7 +315,7 @@ def trial(
         context="direct",
         version="true",
         question=question,
-        prompt=f"x. {question}",
+        prompt=f"Oman is wide. {question}",
         answer="a",
         new=fields.get("new", ("Rome",)),
     )
@@ -332,7 +334,7 @@ def test_questions_that_another_edit_answers_are_left_out():
     own, still = trial("The capital of Oman is", " R", "france"), trial("The capital of Peru is", " B")
     assert counted(stale, wrong, own, still) == {"changed": (2 / 3, 3), "fired": (2 / 3, 3), "stale": (0.25, 4)}
     assert counted(same, still) == {"changed": (0.0, 1), "fired": (0.0, 1), "stale": (0.5, 2)}
-    inside = trial("The Romans live in", " Bo", "oman")  # the name is part of a word
+    inside = trial("The Omanis live in", " Bo", "oman")  # the name is part of a word
     assert counted(inside)["changed"] == (1.0, 1)
     unknown = trial("The capital of Oman is", " Bo", "peru")
     assert counted(unknown)["changed"] == (1.0, 1)
