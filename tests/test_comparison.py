@@ -2,7 +2,7 @@
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,10 +11,11 @@ import torch
 from mega_pl import comparison
 from mega_pl.backbone import Site, load, steer
 from mega_pl.commands.compare import Block, blocks, draw, latex, markdown, overviews
-from mega_pl.comparison import compare_editors
+from mega_pl.comparison import Result, compare_editors
 from mega_pl.data import read_jsonl
 from mega_pl.editors import Edited, Editor
-from mega_pl.evaluation import EASYEDIT, SAKE, Protocol
+from mega_pl.evaluation import EASYEDIT, GENERATION, SAKE, Protocol
+from mega_pl.metrics import Score
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,21 @@ def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):
                 assert (value, before) == pytest.approx((score.value, score.bare), nan_ok=True)
 
 
+def test_tables_know_which_columns_are_better_low(backbone):
+    scores = dict.fromkeys(("rewrite_relapse", "rewrite_alias_sentence"), Score(0.2, 5, (0.1, 0.3), 0.0))
+    result = Result("own", "single", 5, "still", "generation", scores, [])
+    low = {"rewrite_relapse", "paraphrase_relapse"}
+    assert blocks([(backbone, result)])[0].lower_is_better == low
+    sake = replace(result, protocol="sake", scores={"acc": scores["rewrite_relapse"]})
+    full = replace(result, scores=dict.fromkeys(GENERATION.headline, scores["rewrite_relapse"]))
+    (table,) = overviews([(backbone, full), (backbone, sake)])
+    assert table.lower_is_better == {f"generation {name}" for name in low}
+
+
 def test_colours_of_the_figure():
     columns = ("sake acc", "generation rewrite_relapse", "rome fluency", "sake cii")
-    block = Block("t", columns, {"bare model": (0.2, 0.2, 5.1, float("nan"))}, (1, 1, 1, 0))
+    low = frozenset({"generation rewrite_relapse", "context changed"})
+    block = Block("t", columns, {"bare model": (0.2, 0.2, 5.1, float("nan"))}, (1, 1, 1, 0), low)
     image = draw([block]).axes[0].images[0].get_array()
     assert image is not None
     assert image.tolist() == [[0.2, 0.8, 0.5, 0.5]]

@@ -24,7 +24,16 @@ from mega_pl.fitting import versions
 from mega_pl.metrics.scores import shown
 
 ProtocolName = Literal[
-    "sake", "rome", "easyedit", "rippleedits", "generation", "mediated", "confidence", "crosslingual", "linearity"
+    "sake",
+    "rome",
+    "easyedit",
+    "rippleedits",
+    "generation",
+    "mediated",
+    "confidence",
+    "crosslingual",
+    "context",
+    "linearity",
 ]
 
 
@@ -122,12 +131,14 @@ class Block:
         columns: The measures.
         rows: By method the value of each measure.
         tests: Number of tests, or edits, of each measure.
+        lower_is_better: Names of columns that are better low, shown or not.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: dict[str, tuple[float, ...]]
     tests: tuple[int, ...]
+    lower_is_better: frozenset[str] = frozenset()
 
 
 def overviews(found: Sequence[tuple[Backbone, Result]]) -> list[Block]:
@@ -144,12 +155,14 @@ def _tables(found: Sequence[tuple[Backbone, Result]], title: str, *, headlines: 
     """The results as tables, one for each title, the bare model first."""
     columns: dict[str, dict[str, int]] = {}
     rows: dict[str, dict[str, dict[str, float]]] = {}
+    lower: dict[str, set[str]] = {}
     for backbone, r in found:
         key = title.format(backbone=backbone.name, data=r.data, protocol=r.protocol, edits=r.edits, mode=r.mode)
-        chosen = PROTOCOLS[r.protocol].headline if headlines and r.protocol in PROTOCOLS else ()
-        names = chosen or tuple(r.scores)
-        told = {f"{r.protocol} {name}" if headlines else name: r.scores[name] for name in names}
+        protocol, prefix = PROTOCOLS.get(r.protocol), f"{r.protocol} " if headlines else ""
+        names = (protocol.headline if protocol and headlines else ()) or tuple(r.scores)
+        told = {prefix + name: r.scores[name] for name in names}
         columns.setdefault(key, {}).update({name: score.n for name, score in told.items()})
+        lower.setdefault(key, set()).update(prefix + name for name in (protocol.lower_is_better if protocol else ()))
         of_title = rows.setdefault(key, {"bare model": {}})
         of_title["bare model"] |= {name: score.bare for name, score in told.items()}
         of_title.setdefault(r.editor, {}).update({name: score.value for name, score in told.items()})
@@ -159,6 +172,7 @@ def _tables(found: Sequence[tuple[Backbone, Result]], title: str, *, headlines: 
             tuple(tests),
             {editor: tuple(values[name] for name in tests) for editor, values in rows[key].items()},
             tuple(tests.values()),
+            frozenset(lower[key]),
         )
         for key, tests in columns.items()
     ]
@@ -187,7 +201,7 @@ def latex(block: Block) -> str:
 def draw(tables: Sequence[Block]) -> Figure:
     """A heat map for each table: methods by measures, each number in its cell, from red (0) to green (1).
 
-    The colour of a relapse is turned round, and what is no share has none.
+    The colour of what is better low is turned round, and what is no share has none.
     """
     heights = [1.1 + 0.3 * len(block.rows) for block in tables]
     width = max(5.0, 2.2 + 0.75 * max(len(block.columns) for block in tables))
@@ -195,7 +209,8 @@ def draw(tables: Sequence[Block]) -> Figure:
     for axes, block in zip(
         figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0], tables, strict=True
     ):
-        colours = [[_good(*cell) for cell in zip(block.columns, row, strict=True)] for row in block.rows.values()]
+        low = [column in block.lower_is_better for column in block.columns]
+        colours = [[_good(*cell) for cell in zip(row, low, strict=True)] for row in block.rows.values()]
         axes.imshow(colours, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
         for y, row in enumerate(block.rows.values()):
             for x, value in enumerate(row):
@@ -206,11 +221,11 @@ def draw(tables: Sequence[Block]) -> Figure:
     return figure
 
 
-def _good(column: str, value: float) -> float:
+def _good(value: float, lower_is_better: bool) -> float:
     """How good a value is, in [0, 1]; one half where that cannot be told."""
     if not 0 <= value <= 1:
         return 0.5
-    return 1 - value if column.endswith("relapse") else value
+    return 1 - value if lower_is_better else value
 
 
 def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from mega_pl.evaluation.batching import BARE
 from mega_pl.evaluation.forcing import TeacherForced, teacher_forced
 from mega_pl.evaluation.protocols import (
     CONFIDENCE,
+    CONTEXT,
     CROSSLINGUAL,
     EASYEDIT,
     GENERATION,
@@ -21,6 +22,7 @@ from mega_pl.evaluation.writing import Continuation, Sampling, continuations
 __all__ = [
     "BARE",
     "CONFIDENCE",
+    "CONTEXT",
     "CROSSLINGUAL",
     "EASYEDIT",
     "GENERATION",

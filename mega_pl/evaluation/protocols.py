@@ -10,6 +10,16 @@ from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
 from mega_pl.evaluation.batching import BARE
 from mega_pl.evaluation.confidence import ConfidenceTest, ask_confidence, confidence_tests, score_confidence
+from mega_pl.evaluation.context import (
+    CHANGED,
+    ContextAnswer,
+    ContextTest,
+    ContextTrial,
+    ask_context,
+    ask_context_bare,
+    context_tests,
+    score_context,
+)
 from mega_pl.evaluation.crosslingual import (
     CrosslingualAnswer,
     CrosslingualTest,
@@ -60,6 +70,7 @@ class Protocol(Generic[T, A, R]):
             ready for JSON.
         score: Makes scores of rows.
         headline: The columns that stand beside other protocols' in one table; all where none are named.
+        lower_is_better: The columns that are better low.
     """
 
     name: str
@@ -70,6 +81,7 @@ class Protocol(Generic[T, A, R]):
     row: Callable[[T, A, A], R]
     score: Callable[[Sequence[R]], dict[str, Score]]
     headline: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ()
 
     def bare(self, backbone: Backbone, cases: Sequence[EditCase]) -> list[A]:
         """What the bare model answers to the tests of cases; the same for every method."""
@@ -145,6 +157,7 @@ GENERATION: Protocol[GenerationTest, Continuation, Trial[GenerationTest, Continu
     row=Trial,
     score=score_generation,
     headline=("rewrite_alias_sentence", "paraphrase_alias_sentence", "rewrite_relapse"),
+    lower_is_better=("rewrite_relapse", "paraphrase_relapse"),
 )
 MEDIATED: Protocol[MediatedTest, NextToken, Trial[MediatedTest, NextToken]] = Protocol(
     name="mediated",
@@ -163,6 +176,7 @@ CONFIDENCE: Protocol[ConfidenceTest, NextToken, Trial[ConfidenceTest, NextToken]
     answer=NextToken,
     row=Trial,
     score=score_confidence,
+    lower_is_better=("prefix_variation", "surface_variation", "paraphrase_variation", "alias_gap"),
 )
 CROSSLINGUAL: Protocol[CrosslingualTest, CrosslingualAnswer, Trial[CrosslingualTest, CrosslingualAnswer]] = Protocol(
     name="crosslingual",
@@ -173,9 +187,20 @@ CROSSLINGUAL: Protocol[CrosslingualTest, CrosslingualAnswer, Trial[CrosslingualT
     row=Trial,
     score=score_crosslingual,
 )
+CONTEXT: Protocol[ContextTest, ContextAnswer, ContextTrial] = Protocol(
+    name="context",
+    tests=context_tests,
+    ask_bare=ask_context_bare,
+    ask=ask_context,
+    answer=ContextAnswer,
+    row=Trial,
+    score=score_context,
+    headline=("acc", "acc_pronoun", "changed", "changed_same_subject", "fired"),
+    lower_is_better=("changed", *(f"changed_{kind}" for kind in CHANGED), "fired"),
+)
 
 PROTOCOLS: dict[str, Protocol[Any, Any, Any]] = {
     protocol.name: protocol
-    for protocol in (SAKE, ROME, EASYEDIT, RIPPLEEDITS, GENERATION, MEDIATED, CONFIDENCE, CROSSLINGUAL)
+    for protocol in (SAKE, ROME, EASYEDIT, RIPPLEEDITS, GENERATION, MEDIATED, CONFIDENCE, CROSSLINGUAL, CONTEXT)
 }
 """The protocols by name."""

@@ -29,17 +29,30 @@ COLUMNS = {
     "mediated": set(mediated_metrics().keys()),
     "confidence": set(confidence_metrics().keys()),
     "crosslingual": set(crosslingual_metrics().keys()),
+    "context": {
+        *("acc", "acc_neutral", "acc_fact", "acc_old_fact", "acc_chat", "acc_pronoun", "fired", "stale", "changed"),
+        *("changed_other_subject", "changed_same_subject", "changed_direct", "changed_neutral", "changed_chat"),
+        *("changed_true", "changed_new"),
+    },
 }
 AnyProtocol = Protocol[Any, Any, Any]
 EVERY = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
-def test_there_are_eight_with_columns_of_their_own():
+def test_there_are_nine_with_columns_of_their_own():
     assert list(PROTOCOLS) == list(COLUMNS)
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
         assert set(protocol.score([])) == COLUMNS[name]
         assert all(score.n == 0 for score in protocol.score([]).values())
+        assert {*protocol.headline, *protocol.lower_is_better} <= set(protocol.score([]))
+
+
+@pytest.mark.parametrize(("name", "metrics"), [("generation", generation_metrics), ("confidence", confidence_metrics)])
+def test_protocols_and_metric_classes_agree_on_what_is_better_low(name, metrics):
+    low = {column for column, metric in metrics().items() if not metric.higher_is_better}
+    assert set(PROTOCOLS[name].lower_is_better) == low
+    assert low
 
 
 @EVERY
