@@ -200,9 +200,7 @@ class LastTokens:
             self.cache = backbone.model.base_model(**inputs, use_cache=True).past_key_values
 
     @torch.no_grad()
-    def states(
-        self, site: Site, maps: Mapping[Site, Sequence[Transport]], edits: Tensor, strength: float
-    ) -> Tensor:
+    def states(self, site: Site, maps: Mapping[Site, Sequence[Transport]], edits: Tensor, strength: float) -> Tensor:
         """Activations (N, D) of the last tokens at a site, each moved at earlier sites by the map of its edit.
 
         Args:
@@ -260,9 +258,47 @@ def target_states(
     return states, tokens
 
 
-def _followed(
-    backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], tokens: Tensor
-) -> Tensor:
+@torch.no_grad()
+def last_states(
+    backbone: Backbone,
+    prompts: Sequence[tuple[int, str]],
+    sites: Sequence[Site],
+    maps: dict[Site, list[Transport]],
+    strength: float,
+    batch: int,
+) -> dict[Site, Tensor]:
+    """Last-token activations of prompts, each moved at earlier sites by the maps of its edit.
+
+    Args:
+        backbone: The model.
+        prompts: N pairs of an edit's index and a prompt.
+        sites: What to record.
+        maps: For each steered site the map of each edit.
+        strength: Multiple of the full move.
+        batch: Prompts a forward pass.
+
+    Returns:
+        For each site (N, D) float32 on the CPU.
+    """
+    moves = {site: stack([m.cast(device=backbone.device) for m in of_site]) for site, of_site in maps.items()}
+    states = {site: torch.empty(len(prompts), backbone.width) for site in sites}
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]))
+    for start in range(0, len(by_length), batch):
+        rows = by_length[start : start + batch]
+        encoded = backbone.encode([prompts[i][1] for i in rows])
+        edit = torch.tensor([prompts[i][0] for i in rows], device=backbone.device)
+        edits = {site: partial(_move, move, edit, strength) for site, move in moves.items()}
+        with (
+            steer(backbone.model, edits, encoded.last),
+            record(backbone.model, sites, encoded.last) as seen,
+        ):
+            backbone.model.base_model(**encoded.inputs, use_cache=False)
+        for site in sites:
+            states[site][rows] = seen[site].float().cpu()
+    return states
+
+
+def _followed(backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], tokens: Tensor) -> Tensor:
     """Which targets (N,) the model follows; of an edit with fewer than two such phrasings all count."""
     followed = torch.ones(len(targets), dtype=torch.bool)
     forcing = [i for i, answer in enumerate(answers) if answer]

@@ -167,7 +167,6 @@ class MegaModule(L.LightningModule):
                 self.backbone,
                 self.fitted,
                 self.router,
-                self.prompts,
                 self.maps.strength,
                 self.settings(),
             )

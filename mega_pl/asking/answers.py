@@ -84,7 +84,8 @@ def _written(backbone: Backbone, inputs: dict[str, Tensor], tokens: int, first: 
     decoder, head = backbone.model.base_model, backbone.model.get_output_embeddings()
     mask, position = inputs["attention_mask"], inputs["position_ids"][:, -1:]
     step = dict(inputs)
-    cache, written = None, []
+    cache = None
+    written: list[Tensor] = []
     for _ in range(tokens):
         output = decoder(**step, past_key_values=cache, use_cache=True)
         cache = output.past_key_values

@@ -37,6 +37,20 @@ def forward_bytes(backbone: Backbone, prompts: int, tokens: int) -> int:
     return prompts * (of_tokens + of_prompt)
 
 
+def cache_bytes(backbone: Backbone, prompts: int, tokens: int) -> int:
+    """Bytes of the keys and values of prompts, kept and copied once.
+
+    Args:
+        backbone: The model, or its outline.
+        prompts: Prompts whose cache is kept together.
+        tokens: Length of the longest.
+    """
+    config, heads = backbone.config, int(backbone.config.num_attention_heads)
+    groups = int(getattr(config, "num_key_value_heads", None) or heads)
+    size = int(getattr(config, "head_dim", None) or backbone.width // heads)
+    return 2 * prompts * tokens * backbone.n_layers * 2 * groups * size * torch.finfo(backbone.dtype).bits // 8
+
+
 def device_bytes() -> int:
     """Memory of the first GPU, or of the machine where there is none."""
     if torch.cuda.is_available():

@@ -6,11 +6,11 @@ from typing import Any, get_args
 
 from mega_pl.backbone import Backbone, load_outline
 from mega_pl.backbone.backbone import Dtype
-from mega_pl.backbone.memory import device_bytes, forward_bytes, weight_bytes
+from mega_pl.backbone.memory import cache_bytes, device_bytes, forward_bytes, weight_bytes
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.prompts import expand, phrasings
+from mega_pl.data.prompts import expand
 from mega_pl.data.sake import SakeMetric, sake_tests
-from mega_pl.data.scope import MOST_NEIGHBOURS, neighbourhoods
+from mega_pl.data.relations import relations
 from mega_pl.edits import EditCase
 from mega_pl.evaluation import Protocol
 from mega_pl.evaluation.batching import TOKENS, check_room, position_limit
@@ -39,7 +39,7 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     outline = load_outline(hparams["model_name_or_path"], revision=hparams["revision"], dtype=hparams["dtype"])
     sites = sorted(module.chosen_sites or default_sites(outline))
     outline.check_sites(sites)
-    module.gate.check_layers(outline.n_layers)
+    module.router.vectors(outline)
     sets = [expand(request, module.prompts) for request in data.requests]
     prompts = [(prompt, SOMETHING) for some in sets for prompt in some.source]
     prompts += [(p, answer or SOMETHING) for some in sets for p, answer in zip(some.target, some.answers, strict=True)]
@@ -47,14 +47,14 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     batch, most = hparams["prompts_per_batch"], max(len(some.source) + len(some.target) for some in sets)
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
     width, floats = outline.width, 4 * len(sites)
-    scopes = sum(len(phrasings(request, module.prompts)) for request in data.requests)
-    asked = neighbourhoods(data.requests).values() if module.prompts.draws else ()
-    scopes += sum(MOST_NEIGHBOURS * len({t for r in group for t in (r.prompt, *r.phrasings)}) for group in asked)
+    questions = sum(len(relation.references) for relation in relations().values())
+    questions += len({t for r in data.requests for t in (r.prompt, *r.phrasings)})
     memory = {
         "weights": weight_bytes(outline),
         f"forward pass, {batch} prompts of {longest} tokens": forward_bytes(outline, batch, longest),
+        f"cache of {batch} prompts": cache_bytes(outline, batch, longest),
         f"activations of {data.edits_per_batch} edits": floats * data.edits_per_batch * most * width,
-        f"gate, fitted on {scopes} prompts": 4 * scopes * len(module.gate.layers) * width,
+        f"router, {questions} questions": 4 * (questions + width) * min(module.router.max_rank, width),
         f"maps of {len(sets)} edits": floats * len(sets) * (2 * width + rank * width + rank**2),
     }
     counts = Counter(test.metric for case in data.cases for test in sake_tests(case))

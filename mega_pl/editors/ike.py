@@ -22,8 +22,8 @@ class IkeConfig:
 
     Args:
         demonstrations: The most demonstrations before a prompt.
-        encoder: Sentence encoder, a folder or a hub name, that tells which demonstrations are like an edit (the authors' is
-            ``all-MiniLM-L6-v2``); None compares words.
+        encoder: Folder or hub name of a sentence encoder that tells which demonstrations are like an edit (the
+            authors' is ``sentence-transformers/all-MiniLM-L6-v2``); None compares words.
         reserve: Tokens to leave free for an answer where the model reads a limited number.
     """
 

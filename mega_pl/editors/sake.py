@@ -32,7 +32,7 @@ class SakeConfig:
         noise: Standard deviation of the noise.
         seed: Seed of the noise.
         prompts: How prompts are multiplied.
-        router_layer: 0-based block whose output at the last token the router compares; a negative one counts from the end.
+        router_layer: 0-based block whose output at the last token the router compares; negative: from the end.
         encoder: Sentence encoder that the router reads prompts with instead, a folder or a hub name (the authors' is
             ``sentence-transformers/paraphrase-MiniLM-L6-v2``).
         recall: Share of the edits' own prompts whose distance the router takes for near.

@@ -215,7 +215,7 @@ def with_pronoun(template: str, personal: bool, draw: random.Random) -> str:
     if not personal:
         subjective, objective, possessive = "it", "it", "its"
     start, end = template.split(SLOT)
-    owner = next((mark for mark in ("'s ", "’s ", "' ", "’ ") if end.startswith(mark)), "")  # noqa: RUF001
+    owner = next((mark for mark in ("'s ", "’s ", "' ", "’ ") if end.startswith(mark)), "")
     before = start.split()[-1:]
     pronoun = objective if before and before[0].lower() in PREPOSITIONS else subjective
     if owner:

@@ -23,7 +23,7 @@ FRAMES: dict[Language, str] = {
     "en": "Question: {} Answer:",
     "de": "Frage: {} Antwort:",
     "fr": "Question : {} Réponse :",
-    "zh": "问题：{} 回答：",  # noqa: RUF001
+    "zh": "问题：{} 回答：",
 }
 """How a question is put, so that its answer comes next. An answer follows after a space, in Chinese too."""
 

@@ -16,8 +16,8 @@ from mega_pl.evaluation.forcing import answer_ids
 from mega_pl.metrics import Row, first_token_hit
 
 Mode = Literal["own", "oracle", "subject", "relation", "always"]
-"""Who routes: the bank's own router; an oracle that knows what each test is about; the router by the subject's name alone,
-or by the relation alone; the router without the choice to stay silent."""
+"""Who routes: the bank's own router; an oracle that knows what each test is about; the router by the subject's name
+alone, or by the relation alone; the router without the choice to stay silent."""
 
 UNTOUCHED = frozenset({"spec", "rs"})
 """Measures whose prompts no edit should answer."""

@@ -1,10 +1,10 @@
 import pytest
 import torch
+from mega_pl.edits.gate import evidence
 
 from mega_pl.attribution import head_importance, layer_importance, neuron_importance, position_importance
 from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.edits import EditBank, EditRequest, Gate
-from mega_pl.edits.gate import evidence
 from mega_pl.functional import mean_shift, stack
 from mega_pl.functional.discriminant import Discriminant
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from mega_pl.data.asking import acquaintances, answers, likeliest, names
+
 from mega_pl.lab.world import World
 
 PROMPTS = ["The capital of France is", "Rome is a city in", "He works as a"]

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from mega_pl.data.scope import Question, neighbourhoods, scope_questions
 
 from mega_pl.data import scope
 from mega_pl.data.prompts import PromptConfig, phrasings
-from mega_pl.data.scope import Question, neighbourhoods, scope_questions
 from mega_pl.edits import ALIAS, EditRequest, Mention
 
 SPOUSE, PARTNER = (Mention("The spouse of {} is", f"the {word} of {{}}") for word in ("spouse", "partner"))

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mega_pl.editors.encoders import sentence_encoder
 
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Ike, IkeConfig
-from mega_pl.editors.encoders import sentence_encoder
 from mega_pl.editors.ike import demonstrations
 from mega_pl.editors.retrieval import WordSimilarity, similarity
 from mega_pl.edits import EditCase

@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from mega_pl.editors.centres import CentreGate
 
 from mega_pl.backbone import each_prompt
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.editors import Sake, SakeConfig
-from mega_pl.editors.centres import CentreGate
 from mega_pl.editors.sake import final_states, fit_map
 from mega_pl.edits import NO_EDIT
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, PROMPTS, hook_count, last_logits

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from mega_pl.edits.gate import evidence
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 from mega_pl.backbone import Backbone, Encoded, Site, steer
 from mega_pl.edits import EditBank, EditRequest, Gate
-from mega_pl.edits.gate import evidence
 from mega_pl.functional import Transport, Transports, stack
 from mega_pl.functional.discriminant import Discriminant
 

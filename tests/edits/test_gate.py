@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from mega_pl.edits.gate import evidence
 from torch.nn import functional as F
 
 from mega_pl.edits import NO_EDIT, Gate, GateConfig
-from mega_pl.edits.gate import evidence
 from mega_pl.functional.discriminant import Discriminant
 
 WIDTH, EACH = 24, 6

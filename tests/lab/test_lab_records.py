@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mega_pl.data.scope import scope_questions
 
 from mega_pl.backbone import load
 from mega_pl.data.prompts import PREFIXES, PromptConfig, expand
-from mega_pl.data.scope import scope_questions
 from mega_pl.edits import EditCase
 from mega_pl.lab.data import LabDataModule
 from mega_pl.lab.records import DEV, SHARES, Record, RecordMaker, Split, write_records

@@ -18,10 +18,10 @@ from mega_pl.edits.routing.matcher import (
     EVIDENCE,
     Relation,
     RelationMatcher,
+    head_noun,
     masked,
     matcher_from,
     matcher_state,
-    head_noun,
     side,
     stems,
 )
@@ -35,7 +35,9 @@ Evidence = Literal["subject", "relation"]
 ANSWER_TOKENS = 12
 """The most tokens in which the bare model names an entity."""
 
-_NAME = r"[^\W\d_a-z][\w'.-]*(?:(?: (?:of|de|da|di|du|von|van|der|den|la|le|del|the|al|bin|y|and))? [^\W\d_a-z][\w'.-]*)*"
+_NAME = (
+    r"[^\W\d_a-z][\w'.-]*(?:(?: (?:of|de|da|di|du|von|van|der|den|la|le|del|the|al|bin|y|and))? [^\W\d_a-z][\w'.-]*)*"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class RouterConfig:
         if self.layer < 0:
             raise ValueError(f"`layer` must be at least 0, but got {self.layer}.")
         if not (self.subject or self.relation):
-            raise ValueError("`subject` or `relation` must be on, but both are off; no prompt could be told from another.")
+            raise ValueError("`subject` or `relation` must be on, but both are off; leave one on.")
 
     def vectors(self, backbone: Backbone) -> Vectors:
         """What makes vectors of questions.
@@ -307,7 +309,7 @@ class ContentRouter:
         )
 
     def _resolved(self, backbone: Backbone, prompts: Sequence[Sequence[str]]) -> list[list[Question]]:
-        """Readings in which a noun phrase, such as "the spouse of" somebody, is replaced by whom the model takes it for."""
+        """Readings in which a noun phrase ("the spouse of" somebody) is replaced by whom the model takes it for."""
         found = [self._phrases(turns) for turns in prompts]
         missing = dict.fromkeys((r, name) for phrases in found for _, _, r, name in phrases)
         wanted = [key for key in missing if key not in self.resolved]

@@ -1,11 +1,11 @@
 """Whether a question about a subject is an edit's question: the relation that it asks, compared with all others.
 
-A question whose subject is masked is compared with the references of every relation of the template bank, and with the
-edit's own wordings. Six pieces of evidence are combined by a logistic model whose weights are not negative, so that more
-evidence never counts against an edit. It is calibrated on questions made of the template bank itself: other wordings of
-an edit's relation, two-hop questions through its object, and questions by other relations about the same kind of
-subject, half of them by relations that the references then do not hold. The threshold lets a stated share of those
-pass.
+A question whose subject is masked is compared with the references of every relation of the template bank, and with
+the edit's own wordings. Six pieces of evidence are combined by a logistic model whose weights are not negative, so that
+more evidence never counts against an edit. It is calibrated on questions made of the template bank itself: other
+wordings of an edit's relation, two-hop questions through its object, and questions by other relations about the same
+kind of subject, half of them by relations that the references then do not hold. The threshold lets a stated share of
+those pass.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -208,13 +208,12 @@ class RelationMatcher:
 
     def relation_of(self, questions: Tensor) -> int:
         """The relation whose references an edit's own wordings (N, K) are nearest to, or -1 if none is near enough."""
-        best, relation = self.best(questions).amax(0).max(0)
-        nearest, second = self.best(questions).amax(0).topk(2).values.tolist()
+        (nearest, second), (relation, _) = (part.tolist() for part in self.best(questions).amax(0).topk(2))
         return int(relation) if nearest >= NEAR and nearest - second >= CLEAR else -1
 
     @cached_property
     def _of_noun(self) -> dict[str, set[int]]:
-        """By noun the relations that have it, alone or as the end of a longer one: an original language is a language."""
+        """By noun the relations that have it, also as the end of a longer one: an original language is a language."""
         folded = [[fold(noun) for noun in nouns] for nouns in self.nouns]
         ends = {noun: f" {noun}" for nouns in folded for noun in nouns}
         return {
@@ -315,7 +314,7 @@ def _calibrated(
     return replace(raw, weights=weights, bias=bias, threshold=threshold)
 
 
-def side(found: set[int], own: set[int]) -> int:
+def side(found: Set[int], own: Set[int]) -> int:
     """1 where a noun phrase is an edit's own, -1 where it is another's, 0 where there is none."""
     return 0 if not found else 1 if found & own else -1
 
@@ -386,11 +385,11 @@ def _fit_logistic(evidence: Tensor, right: Tensor, penalty: float = 1e-3) -> tup
         optimizer.zero_grad()
         weights = F.softplus(free)
         value = F.binary_cross_entropy_with_logits(x @ weights + bias, y) + penalty * weights.square().sum()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
     return (F.softplus(free.detach()) / scale).float(), float(bias.detach())
 
 

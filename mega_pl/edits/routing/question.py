@@ -1,7 +1,7 @@
 """What a prompt asks last: the sentence that asks, whom it is about, and how it looks with the subject masked.
 
-A prompt is read as a person would read it who wants to answer it. Its last sentence asks. If that names a subject of the
-bank, it is about that subject; if it only points back, by a pronoun ("And where was she born?") or by asking again
+A prompt is read as a person would read it who wants to answer it. Its last sentence asks. If that names a subject of
+the bank, it is about that subject; if it only points back, by a pronoun ("And where was she born?") or by asking again
 ("Think again and answer:"), it is about the subject that was named last, unless another name came between; if it names
 somebody else, it is about nobody in the bank, whatever was said before.
 """
@@ -22,7 +22,9 @@ Reference = Literal["name", "pronoun", "again"]
 """How a question says whom it is about."""
 
 _END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]*(?:[^\Wa-z]|\d))|(?<=[。！？])|\n")
-_ABBREVIATION = re.compile(r"(?:^|[\s(\"'])(?:[^\W\d_]|Mr|Mrs|Ms|Dr|St|Prof|Jr|Sr|vs|No|Mt|Ft|Inc|Ltd|Co|Corp|Gen|Sen)\.$")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\"'])(?:[^\W\d_]|Mr|Mrs|Ms|Dr|St|Prof|Jr|Sr|vs|No|Mt|Ft|Inc|Ltd|Co|Corp|Gen|Sen)\.$"
+)
 _LABEL = re.compile(r"[\"'(]*\w+\s*[:：]")
 _STATEMENT = re.compile(r"[.!…。！][\"')\]]*$")
 _REQUEST = re.compile(
@@ -32,10 +34,10 @@ _REQUEST = re.compile(
 _PRONOUN = re.compile(r"\b(?:he|she|it|they|him|them|(?P<own>his|her|hers|its|their|theirs))\b", re.IGNORECASE)
 _AGAIN = re.compile(r"\b(?:answer|response|reply|rethink|reconsider|again|sure|correct)\b", re.IGNORECASE)
 _AGAIN_WORDS = FUNCTION_WORDS | frozenset(
-    "again actual actually best complete consider correct correctly exactly fact final finally give honest honestly "
-    "incorrect instead just last let make mistake must name one please precise provide reach real really reconsider "
-    "repeat reply response rethink right say second sentence sorry state sure tell think time true truth try word wrong "
-    "yes".split()
+    "again actual actually best complete consider correct correctly exactly fact final finally give honest "
+    "honestly incorrect instead just last let make mistake must name one please precise provide reach real "
+    "really reconsider repeat reply response rethink right say second sentence sorry state sure tell think time "
+    "true truth try word wrong yes".split()
 )
 """The words by which a question is asked again without being said again."""
 

@@ -13,7 +13,7 @@ from mega_pl.backbone import Backbone
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router
 
 Steer = Callable[[Tensor, Tensor, Tensor], AbstractContextManager[None]]
-"""From the rows (R,) that get an edit, the edit (R,) of each and each row's last token (B,) to a context that steers."""
+"""From rows (R,) that get an edit, the edit (R,) of each, and each row's last token (B,) to a context that steers."""
 
 
 @dataclass

@@ -11,11 +11,15 @@ import ahocorasick
 
 _MARKS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "‐": "-", "‑": "-", "–": "-", "—": "-"})
 
+_SPACELESS = (("\u0e00", "\u0eff"), ("\u3040", "\u9fff"), ("\uac00", "\ud7af"), ("\U00020000", "\U0003ffff"))
+"""Thai and Lao, Japanese and Chinese, Korean, whose particles follow without a space, and rare Chinese characters."""
+
 FUNCTION_WORDS = frozenset(
-    "a about after all also an and any are as at be because been before but by can could did do does for from had has "
-    "have he her here his how i if in into is it its me my no not now of off on once one only or our out over own q she "
-    "so some such than that the their them then there these they this those to too under until up us was we were what "
-    "when where which while who whom whose why will with would you your answer question".split()
+    "a about after all also an and any are as at be because been before but by can could did do does for from "
+    "had has have he her here his how i if in into is it its me my no not now of off on once one only or our "
+    "out over own q she so some such than that the their them then there these they this those to too under "
+    "until up us was we were what when where which while who whom whose why will with would you your answer "
+    "question".split()
 )
 """Words that name something only where they are a title, and that may stand before a name with a capital letter."""
 
@@ -88,9 +92,7 @@ class SubjectFinder:
         parts = [_folded(character) for character in text]
         places = [i for i, part in enumerate(parts) for _ in part]
         folded = "".join(parts)
-        found = [
-            Mention(places[end - len(key) + 1], places[end] + 1, key) for end, key in self._automaton.iter(folded)
-        ]
+        found = [Mention(places[end - len(key) + 1], places[end] + 1, key) for end, key in self._automaton.iter(folded)]
         chosen: list[Mention] = []
         for mention in sorted(found, key=lambda m: (m.start - m.end, m.start)):
             free = all(mention.end <= other.start or mention.start >= other.end for other in chosen)
@@ -135,8 +137,8 @@ def _is_whole(text: str, mention: Mention) -> bool:
 
 def _is_letter(character: str) -> bool:
     """Whether a character belongs to a word that spaces delimit."""
-    spaceless = "\u0e00" <= character <= "\u0eff" or "\u3040" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7af"
-    return character.isalnum() and not spaceless and character < "\U00020000"
+    spaceless = any(first <= character <= last for first, last in _SPACELESS)
+    return character.isalnum() and not spaceless
 
 
 def _is_capitalised(word: str) -> bool:

@@ -96,14 +96,15 @@ def encoder_of(name_or_path: str) -> SentenceEncoder:
     return SentenceEncoder(name_or_path)
 
 
-class _Read(Exception):  # noqa: N818
+class _Read(Exception):
     """Ends a forward pass that has gone far enough."""
 
 
 def _stream(backbone: Backbone, layer: int, inputs: dict[str, Tensor]) -> Tensor:
     """The stream (B, T, D) that enters a block, read without the blocks after it."""
     if layer == 0:
-        return backbone.model.get_input_embeddings()(inputs["input_ids"])
+        embedded: Tensor = backbone.model.get_input_embeddings()(inputs["input_ids"])
+        return embedded
     found: list[Tensor] = []
 
     def stop(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
