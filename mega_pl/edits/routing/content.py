@@ -61,7 +61,7 @@ class RouterConfig:
 
     encoder: str | None = None
     layer: int = 0
-    false_alarms: float = 0.1
+    false_alarms: float = 0.09
     subject: bool = True
     relation: bool = True
     last_question: bool = True

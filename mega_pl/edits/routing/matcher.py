@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mega_pl.edits.routing.question import MASK
+from mega_pl.edits.routing.question import MASK, plain
 from mega_pl.edits.routing.subjects import FUNCTION_WORDS, fold
 from mega_pl.edits.routing.vectors import Vectors
 from mega_pl.functional.discriminant import Discriminant, fit_discriminant
@@ -133,7 +133,7 @@ class RelationMatcher:
             max_rank: The most directions of the space.
             seed: Of the calibration questions.
         """
-        texts = [template.replace("{}", MASK) for relation in relations for template in relation.references]
+        texts = [plain(t.replace("{}", MASK)) for relation in relations for t in relation.references]
         owners = torch.tensor([r for r, relation in enumerate(relations) for _ in relation.references])
         found = vectors(texts)
         space = fit_discriminant(found, owners, shrinkage=shrinkage, max_rank=max_rank)
@@ -202,7 +202,7 @@ class RelationMatcher:
         return (evidence * self.weights).sum(1) + self.bias
 
     def noun_relations(self, masked: str) -> set[int]:
-        """The relations in whose noun phrase the masked subject stands, as in "the birthplace of X"."""
+        """The relations in whose noun phrase the masked subject stands: "the birthplace of X", "the club that X"."""
         found = self._phrase.search(fold(masked))
         return self._of_noun[found["of"] or found["own"]] if found else set()
 
@@ -229,7 +229,8 @@ class RelationMatcher:
     @cached_property
     def _phrase(self) -> re.Pattern[str]:
         mask, noun = fold(MASK), self.noun_pattern
-        return re.compile(rf"\b(?P<of>{noun})s?(?: of| in| for)? (?:the )?{mask}\b|\b{mask}'s (?P<own>{noun})\b")
+        link = "(?:of|in|for|that|who|whom|where|(?:(?:in|to|for|with|on|at|from|by) )?(?:which|whom))"
+        return re.compile(rf"\b(?P<of>{noun})s? {link} (?:the )?{mask}\b|\b{mask}'s (?P<own>{noun})\b")
 
     def relations_of_noun(self, noun: str) -> set[int]:
         """The relations that a folded noun stands for."""
@@ -358,7 +359,7 @@ def _trials(
     prompts: list[list[int]] = [[] for _ in relations]
     place = {text: i for i, text in enumerate(references)}
     for r, relation in enumerate(relations):
-        prompts[r] = [place[template.replace("{}", MASK)] for template in relation.phrasings]
+        prompts[r] = [place[plain(template.replace("{}", MASK))] for template in relation.phrasings]
     for q, r in enumerate(of_question):
         own = [prompt for prompt in prompts[r] if prompt != q]
         if own:
@@ -428,5 +429,5 @@ def matcher_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Re
 
 
 def masked(templates: Iterable[str]) -> tuple[str, ...]:
-    """Templates with the mask in their slot, none twice."""
-    return tuple(dict.fromkeys(template.replace("{}", MASK) for template in templates))
+    """Templates as plain questions with the mask in their slot, none twice."""
+    return tuple(dict.fromkeys(plain(template.replace("{}", MASK)) for template in templates))
