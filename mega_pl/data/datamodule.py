@@ -1,6 +1,7 @@
 """Edits and their tests as Lightning data."""
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.data.sources import SOURCES, fetch
 from mega_pl.data.zsre import read_zsre
-from mega_pl.edits.request import EditCase, EditRequest
+from mega_pl.edits.request import EditCase, EditRequest, check_requests, conflicts, shared_names
 from mega_pl.functional.language import Language
 
 Item = TypeVar("Item")
@@ -189,7 +190,25 @@ class EditDataModule(L.LightningDataModule):
             cases = found[self.skip :][: self.limit]
             if not self.subject_aliases:
                 cases = [replace(case, request=replace(case.request, aliases=())) for case in cases]
+            cases = self._compatible(cases)
             self.cases = with_phrasings(cases) if self.relation_phrasings else cases
+
+    def _compatible(self, cases: list[EditCase]) -> list[EditCase]:
+        """The cases that can be in force together, without aliases that name another edit's subject."""
+        requests = [case.request for case in cases]
+        if self.on_bad == "raise":
+            check_requests(requests)
+            return cases
+        wrong, shared = conflicts(requests), shared_names(requests)
+        reasons = [*wrong.values(), *(reason for of_request in shared.values() for reason in of_request.values())]
+        if reasons:
+            self.refusals += reasons
+            warnings.warn(f"Left out {len(reasons)} edits or aliases; the first was {reasons[0]}", stacklevel=3)
+        return [
+            replace(case, request=replace(case.request, aliases=_without(case.request.aliases, shared.get(i, {}))))
+            for i, case in enumerate(cases)
+            if i not in wrong
+        ]
 
     @property
     def requests(self) -> list[EditRequest]:
@@ -208,6 +227,10 @@ class EditDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DealtBatches[Test]:
         """The same tests."""
         return self.val_dataloader()
+
+
+def _without(names: tuple[str, ...], left_out: Container[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in left_out)
 
 
 def _check_file(path: str) -> None:
