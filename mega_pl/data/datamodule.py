@@ -17,7 +17,7 @@ from mega_pl.data.jsonl import read_jsonl
 from mega_pl.data.knowedit import read_knowedit
 from mega_pl.data.mquake import read_mquake
 from mega_pl.data.multilingual import add_translations
-from mega_pl.data.paraphrases import with_phrasings
+from mega_pl.data.paraphrases import with_implications, with_phrasings
 from mega_pl.data.records import Cases, OnBad, Reader
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.sake import Test, sake_tests
@@ -88,8 +88,10 @@ class EditDataModule(L.LightningDataModule):
         source: A published source by its name in `mega_pl.data.sources`, downloaded once.
         portability: EasyEdit's file of portability questions about the edits.
         aliases: EasyEdit's file of other names of the edits' subjects.
-        relation_phrasings: Whether edits get phrasings, and those without any get implications, of their relation from
-            `mega_pl.data.relations`; an evaluation asks none of them.
+        relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.relations`; an evaluation
+            asks none of them.
+        relation_implications: Whether edits without implications get those of their relation; only for models that
+            follow a supposed fact through a second one, else the maps lose more than they gain.
         skip: Edits to leave out at the front, for example those that another split takes.
         translations: By language code files of CounterFact edits as questions, which the probe of other languages asks.
         subject_aliases: Whether edits keep the other names of their subjects that files give, some of them the names
@@ -113,6 +115,7 @@ class EditDataModule(L.LightningDataModule):
         portability: str | None = None,
         aliases: str | None = None,
         relation_phrasings: bool = False,
+        relation_implications: bool = False,
         skip: int = 0,
         translations: dict[Language, str] | None = None,
         subject_aliases: bool = True,
@@ -144,7 +147,8 @@ class EditDataModule(L.LightningDataModule):
             (a, path) for a, path in additions if path is not None
         ]
         self.additions += [(partial(add_translations, language=lang), p) for lang, p in (translations or {}).items()]
-        self.source, self.relation_phrasings, self.subject_aliases = source, relation_phrasings, subject_aliases
+        self.source, self.subject_aliases = source, subject_aliases
+        self.relation_phrasings, self.relation_implications = relation_phrasings, relation_implications
         self.refusals: list[str] = []
         self.skip = skip
         self.limit, self.edits_per_batch, self.tests_per_batch = limit, edits_per_batch, tests_per_batch
@@ -191,7 +195,8 @@ class EditDataModule(L.LightningDataModule):
             if not self.subject_aliases:
                 cases = [replace(case, request=replace(case.request, aliases=())) for case in cases]
             cases = self._compatible(cases)
-            self.cases = with_phrasings(cases) if self.relation_phrasings else cases
+            cases = with_phrasings(cases) if self.relation_phrasings else cases
+            self.cases = with_implications(cases) if self.relation_implications else cases
 
     def _compatible(self, cases: list[EditCase]) -> list[EditCase]:
         """The cases that can be in force together, without aliases that name another edit's subject."""
