@@ -141,14 +141,14 @@ def fit_maps(
         prompts: For each edit its prompts.
         sites: Where to steer.
         config: How to estimate.
-        batch: Prompts a forward pass; an edit with more source prompts is a batch of its own.
+        batch: Source prompts whose caches are kept together; an edit with more is by itself.
 
     Returns:
         For each edit its map at each site.
     """
     fitted: list[dict[Site, Transport]] = []
     for group in _groups(prompts, batch):
-        fitted += _fit_group(backbone, group, sorted(sites), config, batch)
+        fitted += _fit_group(backbone, group, sorted(sites), config)
     return fitted
 
 
@@ -165,11 +165,11 @@ def _groups(prompts: Sequence[PromptSet], batch: int) -> Iterator[list[PromptSet
 
 
 def _fit_group(
-    backbone: Backbone, prompts: Sequence[PromptSet], sites: Sequence[Site], config: MapConfig, batch: int
+    backbone: Backbone, prompts: Sequence[PromptSet], sites: Sequence[Site], config: MapConfig
 ) -> list[dict[Site, Transport]]:
     targets = [(e, p) for e, of_edit in enumerate(prompts) for p in of_edit.target]
     answers = [answer for of_edit in prompts for answer in of_edit.answers]
-    wanted, tokens = target_states(backbone, [p for _, p in targets], sites, batch)
+    wanted, tokens = target_states(backbone, [p for _, p in targets], sites)
     of_target = torch.tensor([e for e, _ in targets])
     of_target[~_followed(backbone, targets, answers, tokens)] = -1
     sources = [(e, p) for e, of_edit in enumerate(prompts) for p in of_edit.source]
@@ -184,20 +184,27 @@ def _fit_group(
 
 
 class LastTokens:
-    """The last tokens of some prompts, whose beginnings have been read once and are kept as a cache.
+    """The last tokens of some prompts, whose beginnings have been read once and are kept as caches.
 
     Args:
         backbone: The bare model.
-        prompts: N texts, read together.
+        prompts: N texts.
+        size: Prompts that are read together, those of like length.
     """
 
     @torch.no_grad()
-    def __init__(self, backbone: Backbone, prompts: Sequence[str]) -> None:
-        self.backbone, self.encoded = backbone, backbone.encode(prompts)
-        inputs = {name: values[:, :-1] for name, values in self.encoded.inputs.items()}
-        self.cache = None
-        if inputs["input_ids"].shape[1]:
-            self.cache = backbone.model.base_model(**inputs, use_cache=True).past_key_values
+    def __init__(self, backbone: Backbone, prompts: Sequence[str], *, size: int = 32) -> None:
+        self.backbone, self.count = backbone, len(prompts)
+        self.parts: list[tuple[list[int], Encoded, Any]] = []
+        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for start in range(0, len(by_length), size):
+            rows = by_length[start : start + size]
+            encoded = backbone.encode([prompts[i] for i in rows])
+            inputs = {name: values[:, :-1] for name, values in encoded.inputs.items()}
+            cache = None
+            if inputs["input_ids"].shape[1]:
+                cache = backbone.model.base_model(**inputs, use_cache=True).past_key_values
+            self.parts.append((rows, encoded, cache))
 
     @torch.no_grad()
     def states(self, site: Site, maps: Mapping[Site, Sequence[Transport]], edits: Tensor, strength: float) -> Tensor:
@@ -212,27 +219,27 @@ class LastTokens:
         Returns:
             float32 on the CPU.
         """
-        backbone, encoded = self.backbone, self.encoded
-        here = torch.zeros_like(encoded.last)
-        edits = edits.to(backbone.device)
-        moves = {
-            place: partial(_move, stack([m.cast(device=backbone.device) for m in of_site]), edits, strength)
-            for place, of_site in maps.items()
-        }
-        with steer(backbone.model, moves, here), record(backbone.model, [site], here) as seen:
-            backbone.model.base_model(
-                input_ids=encoded.input_ids[:, -1:],
-                attention_mask=encoded.attention_mask,
-                position_ids=encoded.position_ids[:, -1:],
-                past_key_values=copy.deepcopy(self.cache),  # a pass appends to what it is given
-                use_cache=self.cache is not None,
-            )
-        return seen[site].float().cpu()
+        backbone = self.backbone
+        stacked = {place: stack([m.cast(device=backbone.device) for m in of_site]) for place, of_site in maps.items()}
+        states = torch.empty(self.count, backbone.width)
+        for rows, encoded, cache in self.parts:
+            here, edit = torch.zeros_like(encoded.last), edits[rows].to(backbone.device)
+            moves = {place: partial(_move, of_site, edit, strength) for place, of_site in stacked.items()}
+            with steer(backbone.model, moves, here), record(backbone.model, [site], here) as seen:
+                backbone.model.base_model(
+                    input_ids=encoded.input_ids[:, -1:],
+                    attention_mask=encoded.attention_mask,
+                    position_ids=encoded.position_ids[:, -1:],
+                    past_key_values=copy.deepcopy(cache),  # a pass appends to what it is given
+                    use_cache=cache is not None,
+                )
+            states[rows] = seen[site].float().cpu()
+        return states
 
 
 @torch.no_grad()
 def target_states(
-    backbone: Backbone, prompts: Sequence[str], sites: Sequence[Site], batch: int
+    backbone: Backbone, prompts: Sequence[str], sites: Sequence[Site], *, size: int = 32
 ) -> tuple[dict[Site, Tensor], Tensor]:
     """Last-token activations of prompts, and the token that the model gives after each.
 
@@ -240,7 +247,7 @@ def target_states(
         backbone: The bare model.
         prompts: N texts.
         sites: What to record.
-        batch: Prompts a forward pass.
+        size: Prompts a forward pass, those of like length.
 
     Returns:
         For each site (N, D) float32 on the CPU, and (N,) long.
@@ -248,8 +255,8 @@ def target_states(
     states = {site: torch.empty(len(prompts), backbone.width) for site in sites}
     tokens = torch.empty(len(prompts), dtype=torch.long)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(by_length), batch):
-        rows = by_length[start : start + batch]
+    for start in range(0, len(by_length), size):
+        rows = by_length[start : start + size]
         encoded: Encoded = backbone.encode([prompts[i] for i in rows])
         with record(backbone.model, sites, encoded.last) as seen:
             tokens[rows] = backbone.last_logits(encoded).argmax(-1).cpu()

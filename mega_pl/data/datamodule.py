@@ -88,8 +88,8 @@ class EditDataModule(L.LightningDataModule):
         source: A published source by its name in `mega_pl.data.sources`, downloaded once.
         portability: EasyEdit's file of portability questions about the edits.
         aliases: EasyEdit's file of other names of the edits' subjects.
-        relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.relations`; an evaluation
-            asks none of them.
+        relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.relations`; an
+            evaluation asks none of them.
         relation_implications: Whether edits without implications get those of their relation; only for models that
             follow a supposed fact through a second one, else the maps lose more than they gain.
         skip: Edits to leave out at the front, for example those that another split takes.

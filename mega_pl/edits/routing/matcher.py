@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -147,6 +147,11 @@ class RelationMatcher:
     def passes(self, logits: Tensor, known: Tensor) -> Tensor:
         """Whether an edit answers (N,), from `logits` and whether its relation is known (N,) bool."""
         return logits >= torch.where(known, self.threshold, self.open_threshold)
+
+    def at(self, threshold: float) -> RelationMatcher:
+        """The matcher with another threshold; a lower one is lower for edits that do not say their relation, too."""
+        moved = min(threshold - self.threshold, 0.0)
+        return replace(self, threshold=threshold, open_threshold=self.open_threshold + moved)
 
     def noun_relations(self, masked: str) -> set[int]:
         """The relations in whose noun phrase the masked subject stands: "the birthplace of X", "the club that X"."""

@@ -62,6 +62,17 @@ class Prompts:
         return [turns_of(self.backbone.tokenizer, [i for i, real in zip(*row, strict=True) if real]) for row in rows]
 
     @torch.no_grad()
+    def log_probs(self, rows: Sequence[int]) -> Tensor:
+        """Log-probabilities (N, V) of the bare model's next token after some of the prompts, float32 on the CPU."""
+        index = torch.tensor(rows, device=self.last.device)
+        chosen = {name: values[index] for name, values in self.inputs.items()}
+        model = self.backbone.model
+        states = model.base_model(**chosen, use_cache=False).last_hidden_state
+        last = states[torch.arange(len(rows), device=states.device), self.last[index].to(states.device)]
+        logits: Tensor = model.get_output_embeddings()(last)
+        return logits.float().log_softmax(-1).cpu()
+
+    @torch.no_grad()
     def last_states(self, layer: int) -> Tensor:
         """Output (B, D) of a block at each prompt's last token in the bare model, in float32."""
         site = Site(layer % self.backbone.n_layers, "resid_post")

@@ -15,11 +15,11 @@ _SPACELESS = (("\u0e00", "\u0eff"), ("\u3040", "\u9fff"), ("\uac00", "\ud7af"), 
 """Thai and Lao, Japanese and Chinese, Korean, whose particles follow without a space, and rare Chinese characters."""
 
 FUNCTION_WORDS = frozenset(
-    "a about after all also an and any are as at be because been before but by can could did do does for from "
-    "had has have he her here his how i if in into is it its me may might must my no not now of off on once one only or our "
-    "out over own q shall she should so some such than that the their them then there these they this those to too under "
-    "until up us was we were what when where which while who whom whose why will with would you your answer "
-    "question".split()
+    "a about after all also an and answer any are as at be because been before but by can could did do does "
+    "for from had has have he her here his how i if in into is it its may me might must my no not now of off "
+    "on once one only or our out over own q question shall she should so some such than that the their them "
+    "then there these they this those to too under until up us was we were what when where which while who "
+    "whom whose why will with would you your".split()
 )
 """Words that name something only where they are a title, and that may stand before a name with a capital letter."""
 

@@ -1,0 +1,94 @@
+"""Noun phrases that name a subject through another name, such as "the spouse of Pierre Curie": the model knows whom."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from mega_pl.asking import continued
+from mega_pl.backbone import Backbone
+from mega_pl.edits.routing.matcher import RelationMatcher
+from mega_pl.edits.routing.question import MASK, Question, forms_of
+from mega_pl.edits.routing.subjects import SubjectFinder, composed, fold
+
+PHRASINGS = 2
+"""Templates of a relation by which the bare model is asked for its object."""
+
+TOKENS = 12
+"""The most tokens in which it names one."""
+
+_WORD = r"[^\W\d_a-z][\w'.-]*"
+_NAME = rf"{_WORD}(?:(?: (?:of|de|da|di|du|von|van|der|den|la|le|del|the|al|bin|y|and))? {_WORD})*"
+
+
+@dataclass(frozen=True, eq=False)
+class NounPhrases:
+    """Finds noun phrases in questions and asks the bare model whom they name.
+
+    Args:
+        matcher: Knows the nouns of each relation.
+        phrasings: By relation index the templates by which its object is asked for.
+        answers: By relation and name the subject of the bank, folded, that the model named; empty for none.
+    """
+
+    matcher: RelationMatcher
+    phrasings: tuple[tuple[str, ...], ...]
+    answers: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def questions(
+        self, backbone: Backbone, sentences: Sequence[str], relations: set[int], finder: SubjectFinder
+    ) -> list[list[Question]]:
+        """For each sentence its readings in which a noun phrase is replaced by the subject that it names.
+
+        Args:
+            backbone: The model, asked as it is without edits.
+            sentences: What prompts ask last.
+            relations: The relations that lead to what the bank's subjects are.
+            finder: Finds the subjects.
+        """
+        found = [
+            [(match, relation) for match in self._pattern.finditer(text) for relation in self._named(match, relations)]
+            for text in sentences
+        ]
+        self._ask(backbone, {(relation, match["name"]) for of in found for match, relation in of}, finder)
+        return [
+            [
+                Question(
+                    forms_of(f"{text[: match.start()]}{MASK}{text[match.end() :]}"),
+                    finder.owners[self.answers[relation, match["name"]]],
+                    match[0],
+                    "name",
+                )
+                for match, relation in of
+                if self.answers[relation, match["name"]] in finder.owners
+            ]
+            for text, of in zip(sentences, found, strict=True)
+        ]
+
+    def _ask(self, backbone: Backbone, phrases: set[tuple[int, str]], finder: SubjectFinder) -> None:
+        """Remember which subject each relation leads to from a name, by the first answer that is one."""
+        new = sorted(phrases - self.answers.keys())
+        prompts = [
+            (phrase, template.replace("{}", phrase[1])) for phrase in new for template in self.phrasings[phrase[0]]
+        ]
+        texts = continued(backbone, [prompt for _, prompt in prompts], TOKENS)
+        self.answers.update(dict.fromkeys(new, ""))
+        for (phrase, _), text in zip(prompts, texts, strict=True):
+            self.answers[phrase] = self.answers[phrase] or _first_subject(text, finder)
+
+    def _named(self, match: re.Match[str], relations: set[int]) -> set[int]:
+        return self.matcher.relations_of_noun(fold(match["noun"])) & relations
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        noun = f"(?P<noun>(?i:{self.matcher.noun_pattern}))"
+        return re.compile(rf"\b(?:[Tt]he (?:\w+ or )?)?{noun} of (?P<name>{_NAME})")
+
+
+def _first_subject(answer: str, finder: SubjectFinder) -> str:
+    """The subject with which an answer begins, folded, or nothing."""
+    text = composed(answer)
+    mentions = finder(text)
+    return mentions[0].name if mentions and text[: mentions[0].start].strip().casefold() in ("", "the") else ""

@@ -1,0 +1,186 @@
+"""What each edit of a bank answers: its relation, its own questions, and those that its author says are others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mega_pl.edits.request import EditRequest
+from mega_pl.edits.routing.matcher import RelationMatcher, head_noun, masked, side, stems
+from mega_pl.edits.routing.vectors import Vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """What one edit answers and what it does not; questions are places in a table.
+
+    Args:
+        relations: Its relation, or those that it may be of where it does not say or the template bank lacks it.
+        known: Whether it says its relation.
+        own: Its wordings; the first is its prompt.
+        implied: Questions that go on from its object.
+        others: Questions that its author says are others.
+        nouns: The relations in whose noun phrases its subject stands in its prompt, and its own.
+        rivals: Those and the relations that lead from the same types as its own.
+        words: Stems of its relation's and its own wordings.
+    """
+
+    relations: frozenset[int]
+    known: bool
+    own: tuple[int, ...]
+    implied: tuple[int, ...]
+    others: tuple[int, ...]
+    nouns: frozenset[int]
+    rivals: frozenset[int]
+    words: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Scopes:
+    """The scopes of all edits and their table of questions.
+
+    Args:
+        matcher: Relation evidence.
+        types: By relation index the types that it leads from and the type that it leads to.
+        texts: Q masked questions.
+        questions: (Q, K) unit vectors of them.
+        edits: The scope of each edit.
+    """
+
+    matcher: RelationMatcher
+    types: tuple[tuple[tuple[str, ...], str], ...]
+    texts: tuple[str, ...]
+    questions: Tensor
+    edits: tuple[Scope, ...]
+
+    def add(self, vectors: Vectors, requests: Sequence[EditRequest]) -> Scopes:
+        """The scopes of more edits besides; earlier ones stay."""
+        own = [masked((r.prompt, *r.phrasings)) for r in requests]
+        implied = [masked(t for group in r.implications for t in group) for r in requests]
+        others = [masked(t for group in r.contrasts for t in group) for r in requests]
+        place = {text: i for i, text in enumerate(self.texts)}
+        new = dict.fromkeys(t for texts in (*own, *implied, *others) for t in texts if t not in place)
+        place |= {text: len(place) + i for i, text in enumerate(new)}
+        questions = torch.cat([self.questions, self.matcher.space(vectors(list(new)))]) if new else self.questions
+        grown = replace(self, texts=tuple(place), questions=questions)
+        index = {name: i for i, name in enumerate(self.matcher.relations)}
+        scopes = []
+        for request, *wordings in zip(requests, own, implied, others, strict=True):
+            known = request.relation in index
+            places = [tuple(place[text] for text in texts) for texts in wordings]
+            likely = self.matcher.likely(self.matcher.best(questions[list(places[0])]).amax(0, keepdim=True))[0]
+            relations = {index[request.relation]} if known else likely.nonzero()[:, 0].tolist()
+            scopes.append(grown.scope(relations, known, *places))
+        return replace(grown, edits=(*self.edits, *scopes))
+
+    def remove(self, edit: int) -> Scopes:
+        """The scopes without that of an edit."""
+        return replace(self, edits=(*self.edits[:edit], *self.edits[edit + 1 :]))
+
+    def scope(
+        self,
+        relations: Sequence[int] | set[int],
+        known: bool,
+        own: Sequence[int],
+        implied: Sequence[int],
+        others: Sequence[int],
+    ) -> Scope:
+        """The scope of an edit from its relations and the places of its questions."""
+        nouns = self.matcher.noun_relations(self.texts[own[0]]).union(relations)
+        kinds = {kind for relation in relations for kind in self.types[relation][0]}
+        rivals = (r for r, (subjects, _) in enumerate(self.types) if not kinds.isdisjoint(subjects))
+        words = stems(self.texts[i] for i in (*own, *implied))
+        return Scope(
+            relations=frozenset(relations),
+            known=known,
+            own=tuple(own),
+            implied=tuple(implied),
+            others=tuple(others),
+            nouns=frozenset(nouns),
+            rivals=frozenset(nouns).union(rivals),
+            words=words.union(*(self.matcher.words[relation] for relation in relations)),
+        )
+
+    @property
+    def subject_types(self) -> set[str]:
+        """The types of the edits' subjects, as far as relations tell them."""
+        return {kind for scope in self.edits for relation in scope.relations for kind in self.types[relation][0]}
+
+    def evidence(
+        self,
+        points: Tensor,
+        texts: Sequence[str],
+        pairs: Sequence[tuple[int, int]],
+        *,
+        hidden: Tensor | None = None,
+        unseen: Tensor | None = None,
+        others: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The evidence (N, 6) for N pairs of a text and an edit, and whether the text goes on from its object (N,).
+
+        Args:
+            points: (T, K) of the texts.
+            texts: Masked questions.
+            pairs: Index of a text and of an edit.
+            hidden: (T, M) bool, references that do not count for a text.
+            unseen: (T, Q) bool, questions that do not.
+            others: Whether what the edits' authors say are other questions counts.
+        """
+        rows = torch.tensor([text for text, _ in pairs])
+        scopes = [self.edits[edit] for _, edit in pairs]
+        cosines = points @ self.questions.T
+        if unseen is not None:
+            cosines = cosines.masked_fill(unseen, -1.0)
+        best = self.matcher.best(points, hidden)[rows]
+        relations = torch.zeros(len(pairs), len(self.types), dtype=torch.bool)
+        for i, scope in enumerate(scopes):
+            relations[i, list(scope.relations)] = True
+        own, implied, other = (
+            torch.stack([_nearest(cosines[row], places) for row, places in zip(rows.tolist(), of, strict=True)])
+            for of in (
+                [s.own for s in scopes],
+                [s.implied for s in scopes],
+                [s.others if others else () for s in scopes],
+            )
+        )
+        nouns = [self.matcher.noun_relations(text) for text in texts]
+        words, heads = [stems([text]) for text in texts], [head_noun(text) for text in texts]
+        noun = [side(nouns[text] & s.rivals, s.nouns) for (text, _), s in zip(pairs, scopes, strict=True)]
+        evidence = self.matcher.evidence(
+            best=best,
+            relations=relations,
+            known=torch.tensor([scope.known for scope in scopes]),
+            own=torch.maximum(own, implied),
+            wording=cosines[rows, torch.tensor([scope.own[0] for scope in scopes])],
+            other=other,
+            noun=noun,
+            strange_noun=[
+                bool(heads[text]) and heads[text] not in s.words for (text, _), s in zip(pairs, scopes, strict=True)
+            ],
+            strange_words=[len(words[text] - s.words) for (text, _), s in zip(pairs, scopes, strict=True)],
+        )
+        direct = torch.maximum(own, best.masked_fill(~relations, -1.0).amax(1))
+        return evidence, (torch.tensor(noun) > 0) | (implied > direct)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The scopes for JSON and for safetensors, without the matcher."""
+        return {
+            "types": [[list(subjects), kind] for subjects, kind in self.types],
+            "texts": list(self.texts),
+            "edits": [[sorted(s.relations), s.known, list(s.own), list(s.implied), list(s.others)] for s in self.edits],
+        }, {"questions": self.questions}
+
+    @classmethod
+    def from_state(cls, matcher: RelationMatcher, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Scopes:
+        """The scopes again."""
+        types = tuple((tuple(subjects), kind) for subjects, kind in config["types"])
+        table = cls(matcher, types, tuple(config["texts"]), tensors["questions"], ())
+        return replace(table, edits=tuple(table.scope(*fields) for fields in config["edits"]))
+
+
+def _nearest(cosines: Tensor, places: Sequence[int]) -> Tensor:
+    return cosines[list(places)].max() if places else cosines.new_tensor(-1.0)
