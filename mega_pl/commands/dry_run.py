@@ -9,8 +9,8 @@ from mega_pl.backbone.backbone import Dtype
 from mega_pl.backbone.memory import cache_bytes, device_bytes, forward_bytes, weight_bytes
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.prompts import expand
-from mega_pl.data.sake import SakeMetric, sake_tests
 from mega_pl.data.relations import relations
+from mega_pl.data.sake import SakeMetric, sake_tests
 from mega_pl.edits import EditCase
 from mega_pl.evaluation import Protocol
 from mega_pl.evaluation.batching import TOKENS, check_room, position_limit
