@@ -2,9 +2,12 @@
 
 import pytest
 import torch
-from mega_pl.data.asking import acquaintances, answers, likeliest, names
 
-from mega_pl.lab.world import World
+from mega_pl.asking import answers, continued, likeliest
+from mega_pl.backbone import Site
+from mega_pl.edits import EditBank, EditRequest
+from mega_pl.edits.routing import CentreRouter
+from mega_pl.functional import mean_shift, stack
 
 PROMPTS = ["The capital of France is", "Rome is a city in", "He works as a"]
 
@@ -49,32 +52,70 @@ def test_the_likeliest_token_is_that_of_each_prompt_alone(tiny_backbone):
     assert likeliest(backbone, PROMPTS, batch=2) == alone
 
 
-def test_a_model_names_those_whom_it_knows_and_the_seed_decides(lab_backbone):
-    drawn = names(lab_backbone, "The birthplace of {} is", draws=64, seed=0)
-    assert len(set(drawn) & set(World().entities)) > 30
-    assert drawn == names(lab_backbone, "The birthplace of {} is", draws=64, seed=0)
-    assert drawn != names(lab_backbone, "The birthplace of {} is", draws=64, seed=1)
-    assert not any(name.startswith("the ") for name in drawn)
+def generated(backbone, prompts, tokens):
+    """What transformers' own greedy search writes."""
+    texts = []
+    for prompt in prompts:
+        encoded = backbone.encode([prompt])
+        ids = backbone.model.generate(
+            input_ids=encoded.input_ids,
+            attention_mask=encoded.attention_mask,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        whole, before = (backbone.tokenizer.decode(i, skip_special_tokens=True) for i in (ids[0], encoded.input_ids[0]))
+        texts.append(whole[len(before) :])
+    return texts
 
 
-def test_drawing_names_leaves_the_random_state_alone(lab_backbone):
-    torch.manual_seed(5)
-    wanted = torch.rand(3)
-    torch.manual_seed(5)
-    names(lab_backbone, "The birthplace of {} is", draws=4, seed=0)
-    assert torch.equal(torch.rand(3), wanted)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("batch", [1, 2, 128])
+def test_continuations_are_those_of_greedy_search(tiny_backbone, family, batch):
+    backbone = tiny_backbone(family)
+    forbid_the_end(backbone)
+    texts = continued(backbone, PROMPTS, 6, batch=batch)
+    assert texts == generated(backbone, PROMPTS, 6)
+    assert all(texts)  # control
 
 
-@pytest.mark.parametrize("template", ["{} was born in", "The birthplace of {}", "{}"])
-def test_without_words_on_both_sides_there_is_nothing_to_draw(tiny_backbone, template):
-    assert names(tiny_backbone("gpt2"), template, draws=4, seed=0) == ()
+def forbid_the_end(backbone):
+    """Let the end of a text never be the likeliest token, as `min_new_tokens` does."""
+    backbone.model.get_output_embeddings().weight.data[backbone.tokenizer.eos_token_id] = 0
 
 
-def test_a_model_is_asked_once_about_those_whom_it_knows(lab_backbone, monkeypatch):
-    template = "The spouse of {} is"
-    found = acquaintances(lab_backbone, template, draws=32, seed=3)
-    assert list(found) == list(names(lab_backbone, template, draws=32, seed=3))
-    assert list(found.values()) == answers(lab_backbone, [template.replace("{}", name) for name in found])
-    monkeypatch.setattr(lab_backbone.model, "generate", None)
-    assert acquaintances(lab_backbone, template, draws=32, seed=3) == found
-    assert names(lab_backbone, template, draws=32, seed=3) == tuple(found)
+def test_a_continuation_begins_with_the_token_that_is_named(tiny_backbone):
+    backbone = tiny_backbone("gpt2")
+    first = [backbone.tokenizer.encode(word)[0] for word in (" a", " the", " is")]
+    wanted = [greedy(backbone, prompt, token, 3) for prompt, token in zip(PROMPTS, first, strict=True)]
+    assert continued(backbone, PROMPTS, 4, first=first, batch=2) == wanted
+
+
+def always_on(backbone):
+    """A bank whose one edit moves every prompt far when it is forced."""
+    draw = torch.Generator().manual_seed(0)
+    source = torch.randn(4, backbone.width, generator=draw)
+    maps = mean_shift(source, source + 9 * torch.randn(1, backbone.width, generator=draw)).cast(torch.float32)
+    request = EditRequest(edit_id="x", prompt="{} is", subject="Rome", target_new="a", target_true="b")
+    router = CentreRouter(torch.zeros(1, backbone.width), torch.zeros(1), layer=0)
+    origin = {"name": backbone.name, "revision": None, **backbone.fingerprint}
+    return EditBank((request,), {Site(2, "resid_mid"): stack([maps])}, router, 1.0, origin, {})
+
+
+def hook_count(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_continuation_stays_the_bare_models_while_edits_are_in_force(tiny_backbone, family):
+    backbone = tiny_backbone(family)
+    bare, bare_logits = continued(backbone, PROMPTS, 6), backbone.last_logits(backbone.encode(PROMPTS))
+    with always_on(backbone).apply(backbone, forced=True) as use:
+        before = hook_count(backbone.model)
+        assert continued(backbone, PROMPTS, 6) == bare
+        assert hook_count(backbone.model) == before
+        assert use.fired == []  # nothing was routed
+        edited = backbone.last_logits(backbone.encode(PROMPTS))
+    assert use.fired == ["x", "x", "x"]
+    assert not torch.isclose(edited, bare_logits).all(1).any()  # control: the edit acts on what is asked of the model
