@@ -15,7 +15,7 @@ from mega_pl.backbone import Backbone, Site, load
 from mega_pl.data import read_jsonl
 from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test, sake_tests
-from mega_pl.editors.protocol import Editor, Routed
+from mega_pl.editors.protocol import Edited, Editor, Routed
 from mega_pl.edits import ContentRouter, RoutedEdits, RouterConfig
 from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.evaluation import Mode, ask, routing
@@ -160,6 +160,8 @@ def test_one_kind_of_evidence_alone_needs_a_router_by_content(setting: Setting) 
     bank = replace(setting.bank, router=centres)
     with pytest.raises(ValueError, match="mode 'subject' must have a router by content, but got one of kind 'centre'"):
         ask(setting.backbone, bank, setting.tests, ["subject"])
+    with pytest.raises(ValueError, match="`mode` of an editor must be own, oracle or always, but got 'relation'; ask"):
+        ask_edited(setting.backbone, Edited(), setting.tests, mode="relation")
 
 
 def test_a_batch_agrees_with_single_prompts(setting: Setting) -> None:
