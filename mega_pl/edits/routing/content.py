@@ -123,6 +123,7 @@ class ContentRouter:
         texts: These questions.
         types: By relation index the types that it leads from and the type that it leads to.
         phrasings: By relation index templates by which the bare model is asked for its object.
+        answers: What it has answered so far, by relation index and name; it is the same whatever edits there are.
     """
 
     kind: ClassVar[str] = "content"
@@ -135,7 +136,7 @@ class ContentRouter:
     texts: tuple[str, ...]
     types: tuple[tuple[tuple[str, ...], str], ...]
     phrasings: tuple[tuple[str, ...], ...]
-    resolved: dict[tuple[int, str], str] = field(default_factory=dict)
+    answers: dict[tuple[int, str], list[str]] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -312,17 +313,16 @@ class ContentRouter:
         """Readings in which a noun phrase ("the spouse of" somebody) is replaced by whom the model takes it for."""
         found = [self._phrases(turns) for turns in prompts]
         missing = dict.fromkeys((r, name) for phrases in found for _, _, r, name in phrases)
-        wanted = [key for key in missing if key not in self.resolved]
+        wanted = [key for key in missing if key not in self.answers]
         questions = [(key, t.replace("{}", key[1])) for key in wanted for t in self.phrasings[key[0]]]
         texts = continued(backbone, [text for _, text in questions], ANSWER_TOKENS)
-        self.resolved.update({key: "" for key in wanted})
         for (key, _), text in zip(questions, texts, strict=True):
-            self.resolved[key] = self.resolved[key] or self._named(text)
+            self.answers.setdefault(key, []).append(text)
         readings = []
         for phrases in found:
             of_prompt = []
             for sentence, (start, end), relation, name in phrases:
-                subject = self.resolved[relation, name]
+                subject = next(filter(None, map(self._named, self.answers[relation, name])), "")
                 if subject:
                     text = f"{sentence.text[:start]}{MASK}{sentence.text[end:]}"
                     words = sentence.text[start:end]
