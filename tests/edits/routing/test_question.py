@@ -6,7 +6,7 @@ from mega_pl.data.sake import DOUBT_TEMPLATES
 from mega_pl.edits.routing.question import Question, asks_again, forms_of, last_questions, sentences_of
 from mega_pl.edits.routing.subjects import SubjectFinder
 
-NAMES = ["Marie Curie", "France", "J. R. R. Tolkien", "Apple Inc.", "Washington, D.C.", "St. Louis"]
+NAMES = ["Marie Curie", "France", "J. R. R. Tolkien", "Apple Inc.", "Washington, D.C.", "St. Louis", "Help! My Hat"]
 FINDER = SubjectFinder({name: [i] for i, name in enumerate(NAMES)})
 
 
@@ -152,6 +152,7 @@ def test_sakes_doubts_ask_the_edits_question(name, prompt):
         "Apple Inc. was founded by",
         "Washington, D.C. is ruled by",
         "St. Louis lies in",
+        "The author of Help! My Hat is",
     ],
 )
 def test_a_name_with_full_stops_is_one_sentence(text):
