@@ -6,7 +6,13 @@ from mega_pl.data.join import join
 from mega_pl.data.jsonl import read_jsonl, write_example
 from mega_pl.data.knowedit import read_knowedit
 from mega_pl.data.mquake import read_mquake
-from mega_pl.data.paraphrases import evaluation_prompts, implications_for, phrasings_for, with_phrasings
+from mega_pl.data.paraphrases import (
+    evaluation_prompts,
+    implications_for,
+    phrasings_for,
+    with_implications,
+    with_phrasings,
+)
 from mega_pl.data.records import Cases
 from mega_pl.data.relations import Relation, implications, noun_phrases, relations
 from mega_pl.data.rippleedits import read_rippleedits
@@ -35,6 +41,7 @@ __all__ = [
     "read_zsre",
     "relations",
     "sake_tests",
+    "with_implications",
     "with_phrasings",
     "write_example",
 ]

@@ -1,6 +1,7 @@
 """Edits and their tests as Lightning data."""
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,13 @@ from mega_pl.data.jsonl import read_jsonl
 from mega_pl.data.knowedit import read_knowedit
 from mega_pl.data.mquake import read_mquake
 from mega_pl.data.multilingual import add_translations
-from mega_pl.data.paraphrases import with_phrasings
+from mega_pl.data.paraphrases import with_implications, with_phrasings
 from mega_pl.data.records import Cases, OnBad, Reader
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.data.sources import SOURCES, fetch
 from mega_pl.data.zsre import read_zsre
-from mega_pl.edits.request import EditCase, EditRequest
+from mega_pl.edits.request import EditCase, EditRequest, check_requests, conflicts, shared_names
 from mega_pl.functional.language import Language
 
 Item = TypeVar("Item")
@@ -87,8 +88,10 @@ class EditDataModule(L.LightningDataModule):
         source: A published source by its name in `mega_pl.data.sources`, downloaded once.
         portability: EasyEdit's file of portability questions about the edits.
         aliases: EasyEdit's file of other names of the edits' subjects.
-        relation_phrasings: Whether edits get phrasings, and those without any get implications, of their relation from
-            `mega_pl.data.relations`; an evaluation asks none of them.
+        relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.relations`; an evaluation
+            asks none of them.
+        relation_implications: Whether edits without implications get those of their relation; only for models that
+            follow a supposed fact through a second one, else the maps lose more than they gain.
         skip: Edits to leave out at the front, for example those that another split takes.
         translations: By language code files of CounterFact edits as questions, which the probe of other languages asks.
         subject_aliases: Whether edits keep the other names of their subjects that files give, some of them the names
@@ -112,6 +115,7 @@ class EditDataModule(L.LightningDataModule):
         portability: str | None = None,
         aliases: str | None = None,
         relation_phrasings: bool = False,
+        relation_implications: bool = False,
         skip: int = 0,
         translations: dict[Language, str] | None = None,
         subject_aliases: bool = True,
@@ -143,7 +147,8 @@ class EditDataModule(L.LightningDataModule):
             (a, path) for a, path in additions if path is not None
         ]
         self.additions += [(partial(add_translations, language=lang), p) for lang, p in (translations or {}).items()]
-        self.source, self.relation_phrasings, self.subject_aliases = source, relation_phrasings, subject_aliases
+        self.source, self.subject_aliases = source, subject_aliases
+        self.relation_phrasings, self.relation_implications = relation_phrasings, relation_implications
         self.refusals: list[str] = []
         self.skip = skip
         self.limit, self.edits_per_batch, self.tests_per_batch = limit, edits_per_batch, tests_per_batch
@@ -189,7 +194,26 @@ class EditDataModule(L.LightningDataModule):
             cases = found[self.skip :][: self.limit]
             if not self.subject_aliases:
                 cases = [replace(case, request=replace(case.request, aliases=())) for case in cases]
-            self.cases = with_phrasings(cases) if self.relation_phrasings else cases
+            cases = self._compatible(cases)
+            cases = with_phrasings(cases) if self.relation_phrasings else cases
+            self.cases = with_implications(cases) if self.relation_implications else cases
+
+    def _compatible(self, cases: list[EditCase]) -> list[EditCase]:
+        """The cases that can be in force together, without aliases that name another edit's subject."""
+        requests = [case.request for case in cases]
+        if self.on_bad == "raise":
+            check_requests(requests)
+            return cases
+        wrong, shared = conflicts(requests), shared_names(requests)
+        reasons = [*wrong.values(), *(reason for of_request in shared.values() for reason in of_request.values())]
+        if reasons:
+            self.refusals += reasons
+            warnings.warn(f"Left out {len(reasons)} edits or aliases; the first was {reasons[0]}", stacklevel=3)
+        return [
+            replace(case, request=replace(case.request, aliases=_without(case.request.aliases, shared.get(i, {}))))
+            for i, case in enumerate(cases)
+            if i not in wrong
+        ]
 
     @property
     def requests(self) -> list[EditRequest]:
@@ -208,6 +232,10 @@ class EditDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DealtBatches[Test]:
         """The same tests."""
         return self.val_dataloader()
+
+
+def _without(names: tuple[str, ...], left_out: Container[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in left_out)
 
 
 def _check_file(path: str) -> None:

@@ -73,24 +73,31 @@ def implications_for(request: EditRequest, *, exclude: Iterable[str]) -> tuple[t
 
 
 def with_phrasings(cases: Iterable[EditCase], *, rewrite: Rewrite | None = None) -> list[EditCase]:
-    """Give each edit what the bank knows about its relation and none of its evaluations asks.
-
-    Phrasings take the place of those that the edit has; implications are given to edits without any.
+    """Give each edit all templates that none of its evaluations asks, in place of the phrasings that it has.
 
     Args:
         cases: Edits with what evaluates them.
         rewrite: Gives more templates.
     """
-    return [replace(case, request=_enriched(case, rewrite)) for case in cases]
+    return [replace(case, request=_with_phrasings(case, rewrite)) for case in cases]
 
 
-def _enriched(case: EditCase, rewrite: Rewrite | None) -> EditRequest:
+def _with_phrasings(case: EditCase, rewrite: Rewrite | None) -> EditRequest:
     prompts = evaluation_prompts(case)
-    return replace(
-        case.request,
-        phrasings=phrasings_for(case.request, exclude=prompts, rewrite=rewrite),
-        implications=implications_for(case.request, exclude=prompts),
-    )
+    return replace(case.request, phrasings=phrasings_for(case.request, exclude=prompts, rewrite=rewrite))
+
+
+def with_implications(cases: Iterable[EditCase]) -> list[EditCase]:
+    """Give each edit without implications those of its relation that none of its evaluations asks.
+
+    Args:
+        cases: Edits with what evaluates them.
+    """
+    return [
+        replace(case, request=replace(case.request, implications=implications_for(case.request, exclude=prompts)))
+        for case in cases
+        for prompts in [evaluation_prompts(case)]
+    ]
 
 
 def _unasked(templates: Iterable[str], request: EditRequest, exclude: Iterable[str]) -> tuple[str, ...]:

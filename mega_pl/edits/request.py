@@ -5,6 +5,7 @@ Readers and callers build these; malformed input is refused here and nowhere lat
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, get_args
 
 SLOT = "{}"
@@ -234,20 +235,44 @@ def check_requests(requests: Sequence[EditRequest]) -> None:
     """Refuse requests that cannot be in force together.
 
     Raises:
-        ValueError: If there is none, an id comes twice, or one fact gets two objects.
+        ValueError: If there is none, an id comes twice, one fact gets two objects, or an alias is another's subject.
     """
     if not requests:
         raise ValueError("`edits` must hold at least one edit, but got none.")
     ids: set[str] = set()
-    facts: dict[tuple[str, str], EditRequest] = {}
     for request in requests:
         if request.edit_id in ids:
             raise ValueError(f"`edits` must have different ids, but got {request.edit_id!r} more than once.")
         ids.add(request.edit_id)
-        for fact in {(request.subject, request.prompt), (request.subject, request.relation or request.prompt)}:
+    names = (reason for of_request in shared_names(requests).values() for reason in of_request.values())
+    for reason in chain(conflicts(requests).values(), names):
+        raise ValueError(reason)
+
+
+def conflicts(requests: Sequence[EditRequest]) -> dict[int, str]:
+    """The requests that give a fact another object than an earlier one does, by index, each with the reason."""
+    found: dict[int, str] = {}
+    facts: dict[tuple[str, str], EditRequest] = {}
+    for i, request in enumerate(requests):
+        for fact in sorted({(request.subject, request.prompt), (request.subject, request.relation or request.prompt)}):
             first = facts.setdefault(fact, request)
             if first.target_new != request.target_new:
-                raise ValueError(
+                found[i] = (
                     f"`edits` must give one fact one object, but {first.edit_id!r} gives {first.target_new!r} and "
                     f"{request.edit_id!r} gives {request.target_new!r} to {request.filled!r}; leave one out."
                 )
+    return found
+
+
+def shared_names(requests: Sequence[EditRequest]) -> dict[int, dict[str, str]]:
+    """By index of a request those of its aliases that are the subject of another, each with the reason."""
+    subjects = {request.subject: request.edit_id for request in requests}
+    found: dict[int, dict[str, str]] = {}
+    for i, request in enumerate(requests):
+        for alias in request.aliases:
+            if alias in subjects:
+                found.setdefault(i, {})[alias] = (
+                    f"`aliases` of edit {request.edit_id!r} must not be the subject of another edit, but {alias!r} is "
+                    f"that of {subjects[alias]!r}; leave it out."
+                )
+    return found

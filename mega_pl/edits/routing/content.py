@@ -14,6 +14,7 @@ from torch import Tensor
 from mega_pl.asking import continued
 from mega_pl.backbone import Backbone
 from mega_pl.edits.request import EditRequest
+from mega_pl.edits.routing.calibration import fit_matcher
 from mega_pl.edits.routing.matcher import (
     EVIDENCE,
     Relation,
@@ -50,6 +51,7 @@ class RouterConfig:
         layer: 0-based block whose input these are; 0 reads the token embeddings alone.
         false_alarms: Share of questions about an edit's subject, by relations that the template bank does not hold,
             that may pass; the threshold is set on questions made from the template bank.
+        recall: Share of the questions of an edit whose own relation the template bank does not hold that must pass.
         subject: Whether a prompt must name the edit's subject.
         relation: Whether its question must ask the edit's relation.
         last_question: Whether only what is asked last counts, instead of every sentence.
@@ -61,7 +63,8 @@ class RouterConfig:
 
     encoder: str | None = None
     layer: int = 0
-    false_alarms: float = 0.1
+    false_alarms: float = 0.09
+    recall: float = 0.95
     subject: bool = True
     relation: bool = True
     last_question: bool = True
@@ -71,8 +74,9 @@ class RouterConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.false_alarms < 1:
-            raise ValueError(f"`false_alarms` must lie in (0, 1), but got {self.false_alarms}.")
+        for name in ("false_alarms", "recall"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must lie in (0, 1), but got {getattr(self, name)}.")
         if self.layer < 0:
             raise ValueError(f"`layer` must be at least 0, but got {self.layer}.")
         if not (self.subject or self.relation):
@@ -96,14 +100,16 @@ class Scope:
     """What one edit answers and what it does not; questions are places in the router's table.
 
     Args:
-        relation: Index of its relation, or -1 where the template bank has none.
+        relations: Its relation, or those that it may be of where it does not say or the template bank lacks it.
+        known: Whether it says its relation.
         own: Its own questions; the first is its prompt.
         others: Questions that its author says are others.
         nouns: The relations in whose noun phrases its subject stands in its own questions, its own relation included.
         words: Stems of its relation's and its own wordings.
     """
 
-    relation: int
+    relations: frozenset[int]
+    known: bool
     own: tuple[int, ...]
     others: tuple[int, ...]
     nouns: frozenset[int]
@@ -150,10 +156,11 @@ class ContentRouter:
             relations: The template bank.
             config: Settings.
         """
-        matcher = RelationMatcher.fit(
+        matcher = fit_matcher(
             relations,
             config.vectors(backbone),
             false_alarms=config.false_alarms,
+            recall=config.recall,
             shrinkage=config.shrinkage,
             max_rank=config.max_rank,
             seed=config.seed,
@@ -184,11 +191,11 @@ class ContentRouter:
         scopes = []
         for request, mine, foreign in zip(requests, own, others, strict=True):
             phrasings = [place[text] for text in masked((request.prompt, *request.phrasings))]
-            relation = index.get(request.relation, -1)
-            if relation < 0:
-                relation = self.matcher.relation_of(questions[phrasings])
-            scope = relation, tuple(place[text] for text in mine), tuple(place[text] for text in foreign)
-            scopes.append(self._scope(*scope, texts))
+            known = request.relation in index
+            likely = self.matcher.likely(self.matcher.best(questions[phrasings]).amax(0, keepdim=True))[0]
+            relations = {index[request.relation]} if known else set(likely.nonzero()[:, 0].tolist())
+            of_scope = tuple(place[text] for text in mine), tuple(place[text] for text in foreign)
+            scopes.append(self._scope(frozenset(relations), known, *of_scope, texts))
         return replace(
             self,
             requests=(*self.requests, *requests),
@@ -197,11 +204,18 @@ class ContentRouter:
             texts=texts,
         )
 
-    def _scope(self, relation: int, own: tuple[int, ...], others: tuple[int, ...], texts: Sequence[str]) -> Scope:
+    def _scope(
+        self,
+        relations: frozenset[int],
+        known: bool,
+        own: tuple[int, ...],
+        others: tuple[int, ...],
+        texts: Sequence[str],
+    ) -> Scope:
         wordings = [texts[i] for i in own]
-        nouns = {relation}.union(*(self.matcher.noun_relations(text) for text in wordings[:1]))
-        words = stems(wordings) | (self.matcher.words[relation] if relation >= 0 else frozenset())
-        return Scope(relation, own, others, frozenset(nouns), words)
+        nouns = relations | self.matcher.noun_relations(wordings[0])
+        words = stems(wordings).union(*(self.matcher.words[relation] for relation in relations))
+        return Scope(relations, known, own, others, nouns, words)
 
     def remove(self, edit: int) -> ContentRouter:
         """The router that forgets an edit; later ones move up by one."""
@@ -268,17 +282,17 @@ class ContentRouter:
         ]
         evidence = self._evidence(points, forms, [(form, edit) for _, _, form, edit in pairs])
         logits = self.matcher.logits(evidence)
+        known = torch.tensor([self.scopes[edit].known for _, _, _, edit in pairs])
+        passes = self.matcher.passes(logits, known) | (forced or not self.config.relation)
         routes = [Route(NO_EDIT) for _ in readings]
         order = logits.argsort(stable=True).tolist()
         for i in order:  # the last word on a prompt is that of its best pair
             prompt, question, _, edit = pairs[i]
-            passes = forced or not self.config.relation or float(logits[i]) >= self.matcher.threshold
-            relation = self.scopes[edit].relation
             routes[prompt] = Route(
-                edit=edit if passes else NO_EDIT,
+                edit=edit if passes[i] else NO_EDIT,
                 confidence=float(logits[i].sigmoid()),
                 subject=question.words,
-                relation=self.matcher.relations[relation] if relation >= 0 else "",
+                relation=" or ".join(sorted(self.matcher.relations[r] for r in self.scopes[edit].relations)),
                 evidence=dict(zip(EVIDENCE, evidence[i].tolist(), strict=True)),
             )
         return routes
@@ -298,7 +312,8 @@ class ContentRouter:
         )
         return self.matcher.evidence(
             best=self.matcher.best(points)[forms],
-            relation=torch.tensor([s.relation for s in scopes]),
+            relations=torch.stack([self._relations_of(scope) for scope in scopes]),
+            known=torch.tensor([scope.known for scope in scopes]),
             own=own,
             wording=cosines[forms, torch.tensor([s.own[0] for s in scopes])],
             other=other,
@@ -308,6 +323,12 @@ class ContentRouter:
             ],
             strange_words=[len(words[form] - s.words) for (form, _), s in zip(pairs, scopes, strict=True)],
         )
+
+    def _relations_of(self, scope: Scope) -> Tensor:
+        """The relations (R,) bool of an edit."""
+        chosen = torch.zeros(len(self.matcher.relations), dtype=torch.bool)
+        chosen[list(scope.relations)] = True
+        return chosen
 
     def _resolved(self, backbone: Backbone, prompts: Sequence[Sequence[str]]) -> list[list[Question]]:
         """Readings in which a noun phrase ("the spouse of" somebody) is replaced by whom the model takes it for."""
@@ -351,7 +372,7 @@ class ContentRouter:
     @cached_property
     def _subject_types(self) -> set[str]:
         """The types of the bank's subjects, as far as relations tell them."""
-        return {kind for scope in self.scopes if scope.relation >= 0 for kind in self.types[scope.relation][0]}
+        return {kind for scope in self.scopes for relation in scope.relations for kind in self.types[relation][0]}
 
     def _named(self, answer: str) -> str:
         """The bank's subject with which an answer begins, folded, or nothing."""
@@ -368,7 +389,7 @@ class ContentRouter:
             "types": [[list(subjects), kind] for subjects, kind in self.types],
             "phrasings": [list(of_relation) for of_relation in self.phrasings],
             "texts": list(self.texts),
-            "scopes": [[s.relation, list(s.own), list(s.others)] for s in self.scopes],
+            "scopes": [[sorted(s.relations), s.known, list(s.own), list(s.others)] for s in self.scopes],
         }, tensors | {"questions": self.questions}
 
     @classmethod
@@ -386,5 +407,8 @@ class ContentRouter:
             types=tuple((tuple(subjects), kind) for subjects, kind in config["types"]),
             phrasings=tuple(map(tuple, config["phrasings"])),
         )
-        scopes = (empty._scope(r, tuple(own), tuple(others), empty.texts) for r, own, others in config["scopes"])
+        scopes = (
+            empty._scope(frozenset(relations), known, tuple(own), tuple(others), empty.texts)
+            for relations, known, own, others in config["scopes"]
+        )
         return replace(empty, scopes=tuple(scopes))

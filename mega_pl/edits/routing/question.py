@@ -32,6 +32,7 @@ _REQUEST = re.compile(
     re.IGNORECASE,
 )
 _PRONOUN = re.compile(r"\b(?:he|she|it|they|him|them|(?P<own>his|her|hers|its|their|theirs))\b", re.IGNORECASE)
+_NAME_OF = re.compile(r"\b(?:the )?names? of (?:the )?(?=\w+ )", re.IGNORECASE)
 _AGAIN = re.compile(r"\b(?:answer|response|reply|rethink|reconsider|again|sure|correct)\b", re.IGNORECASE)
 _AGAIN_WORDS = FUNCTION_WORDS | frozenset(
     "again actual actually best complete consider correct correctly exactly fact final finally give honest "
@@ -188,12 +189,21 @@ def forms_of(masked: str) -> tuple[str, ...]:
     """
     place = re.search(rf"\b{MASK}\b(?!.*\b{MASK}\b)", masked)
     if place is None:
-        return (masked,)
+        return (plain(masked),)
     starts = [m.start() for m in re.finditer(r"\b[^\W\d_]+", masked[: place.start()]) if _starts_question(m[0])]
     after = masked[place.start() :]
     tight = masked[starts[-1] :] if starts else after if len(after.split()) > 2 or "," in after else masked
     quoted = [m[1] for m in re.finditer(r"['\"“]([^'\"“”]*)['\"”](?!\w)", masked) if MASK in m[1]]
-    return tuple(dict.fromkeys(form.strip(" '\"“”") for form in (masked, tight, *quoted[-1:])))
+    return tuple(dict.fromkeys(plain(form.strip(" '\"“”")) for form in (masked, tight, *quoted[-1:])))
+
+
+def plain(masked: str) -> str:
+    """A masked question without the words that only ask for a name: the name of a father is the father.
+
+    >>> plain("The name of the father of X is")
+    'the father of X is'
+    """
+    return _NAME_OF.sub("the ", masked)
 
 
 def _starts_question(word: str) -> bool:

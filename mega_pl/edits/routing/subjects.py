@@ -20,8 +20,8 @@ _BEFORE, _AFTER = re.compile(r"([^\W\d_]+) $"), re.compile(r" ([^\W\d_]+)")
 
 FUNCTION_WORDS = frozenset(
     "a about after all also an and any are as at be because been before but by can could did do does for from "
-    "had has have he her here his how i if in into is it its me my no not now of off on once one only or our "
-    "out over own q she so some such than that the their them then there these they this those to too under "
+    "had has have he her here his how i if in into is it its me may might must my no not now of off on once one only or our "
+    "out over own q shall she should so some such than that the their them then there these they this those to too under "
     "until up us was we were what when where which while who whom whose why will with would you your answer "
     "question".split()
 )

@@ -54,8 +54,6 @@ FOREIGN = [
     "The spouse of Marie Curie is",
     "The official language of France is",
     "The president of France is",
-    "The capital of Germany is",
-    "Germany has an oldest pancake, which is",
     "The birthplace of the mother of Marie Curie is",
     "The birthplace of Albert Einstein is",
     "Pierre Curie was born in",
@@ -95,16 +93,22 @@ def test_other_relations_and_other_subjects_go_to_none(router, lab_backbone):
     assert dict(zip(FOREIGN, fired(router, lab_backbone, FOREIGN), strict=True)) == dict.fromkeys(FOREIGN)
 
 
-def test_a_relation_that_the_bank_lacks_has_its_own_wordings_alone(router):
-    relations = [router.matcher.relations[s.relation] if s.relation >= 0 else "" for s in router.scopes]
-    assert relations == ["P19", "P103", "P36", ""]
+def relations_of(router, scope):
+    return {router.matcher.relations[r] for r in scope.relations}
+
+
+def test_an_edit_is_of_the_relation_that_it_says(router):
+    assert [scope.known for scope in router.scopes] == [True, True, True, False]
+    assert [relations_of(router, scope) for scope in router.scopes[:3]] == [{"P19"}, {"P103"}, {"P36"}]
 
 
 def test_a_relation_that_is_not_named_is_told_from_the_wordings(lab_backbone, template_bank):
     born = replace(BORN, phrasings=("The birthplace of {} is",), relation="")
     unnamed = [born, replace(CAPITAL, relation=""), replace(TONGUE, relation="P0")]
     router = ContentRouter.fit(lab_backbone, unnamed, template_bank, RouterConfig())
-    assert [router.matcher.relations[s.relation] for s in router.scopes] == ["P19", "P36", "P103"]
+    assert not any(scope.known for scope in router.scopes)
+    for scope, name in zip(router.scopes, ("P19", "P36", "P103"), strict=True):
+        assert name in relations_of(router, scope)
 
 
 def test_what_an_author_says_is_another_question_is_left_alone(router, lab_backbone):
@@ -127,7 +131,7 @@ def test_a_route_says_why(router, lab_backbone):
     assert (born.edit, born.subject, born.relation) == (0, "Marie Curie", "P19")
     assert (other.edit, other.subject) == (NO_EDIT, "Maria Sklodowska")
     assert (nobody.edit, nobody.subject, nobody.confidence, nobody.evidence) == (NO_EDIT, "", 0.0, {})
-    assert (pancake.edit, pancake.relation) == (3, "")
+    assert pancake.edit == 3
     assert list(born.evidence) == list(other.evidence) == list(EVIDENCE)
     assert 0 <= other.confidence < born.confidence <= 1
     logit = router.matcher.logits(torch.tensor([list(born.evidence.values())]))
@@ -269,6 +273,23 @@ def test_the_model_is_asked_once_about_a_noun_phrase(router, lab_backbone, monke
     asked = [prompt for call in calls for prompt in call]
     assert len(asked) == len(set(asked)) > 0
     assert all("Pierre Curie" in prompt for prompt in asked)
+
+
+def test_the_model_is_not_asked_for_what_no_edit_is_about(router, lab_backbone, monkeypatch):
+    """A spouse is a person, and the edits that are left are about countries."""
+    calls: list[str] = []
+
+    def silent(backbone, prompts, tokens):
+        calls.extend(prompts)
+        return ["" for _ in prompts]
+
+    monkeypatch.setattr(content, "continued", silent)
+    countries = replace(router.remove(3).remove(0).remove(0), answers={})
+    text = ["The birthplace of the spouse of Pierre Curie is"]
+    assert fired(countries, lab_backbone, text) == [None]
+    assert calls == []
+    assert fired(replace(router, answers={}), lab_backbone, text) == [None]
+    assert calls  # control
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,231 @@
+"""Weights and thresholds of relation evidence, from questions made of the template bank itself.
+
+Other wordings of an edit's relation, and two-hop questions that start with it, are its own; questions by other
+relations about the same kind of subject, and two-hop questions that only end with its relation, are not. Half of the
+latter ask by a relation whose references are then left out, as if the bank did not hold it. The threshold lets a stated
+share of those pass. An edit that does not say its relation may be of any that its prompt is
+near to; for such edits the threshold lets a stated share of their own questions pass, and their subjects do the rest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mega_pl.edits.routing.matcher import EVIDENCE, Relation, RelationMatcher, head_noun, side, stems
+from mega_pl.edits.routing.question import MASK, plain
+from mega_pl.edits.routing.vectors import Vectors
+from mega_pl.functional.discriminant import fit_discriminant
+
+FRAMES = (
+    "As everyone knows, {}'s {noun} is",
+    "Someone wanted to hear about the {noun} of {}:",
+    "Q: What is the {noun} of {}? A:",
+    "I think that the {noun} of {} must be",
+    "Do you happen to know {}'s {noun}? It is",
+)
+"""Calibration questions about a noun phrase; none is an evaluation's."""
+
+HOPS = (
+    "As everyone knows, the {outer} of the {inner} of {} is",
+    "Q: What is the {outer} of {}'s {inner}? A:",
+)
+"""Calibration questions of two hops; the inner noun phrase is what is asked of the subject itself."""
+
+RIVALS = 4
+"""Edits by other relations to which each question is put."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A question and an edit that it may belong to.
+
+    Args:
+        question: Index of the question.
+        relation: The edit's relation.
+        prompt: Index of the edit's prompt among the references.
+        right: Whether the question is the edit's.
+        hides: Whether the references of the question's own relation are left out; of an edit's own question, whether
+            the edit does not say its relation.
+    """
+
+    question: int
+    relation: int
+    prompt: int
+    right: bool
+    hides: bool
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Calibration questions; the first of them are the references of all relations.
+
+    Args:
+        texts: Masked questions.
+        inner: For each the relation that it asks of the subject.
+        outer: For each the relation that it asks of the answer to that, or -1.
+    """
+
+    texts: tuple[str, ...]
+    inner: tuple[int, ...]
+    outer: tuple[int, ...]
+
+
+def fit_matcher(
+    relations: Sequence[Relation],
+    vectors: Vectors,
+    *,
+    false_alarms: float,
+    recall: float,
+    shrinkage: float,
+    max_rank: int,
+    seed: int,
+) -> RelationMatcher:
+    """Learn the space, the weights and the thresholds from a template bank.
+
+    Args:
+        relations: The template bank, at least two relations.
+        vectors: Makes vectors of questions.
+        false_alarms: Share of questions about an edit's subject, by relations that the bank does not hold, that may
+            pass.
+        recall: Share of the questions of an edit that does not say its relation that must pass.
+        shrinkage: Of the scatter within relations towards a sphere.
+        max_rank: The most directions of the space.
+        seed: Of the calibration questions.
+    """
+    draw = random.Random(seed)
+    texts = [plain(t.replace("{}", MASK)) for relation in relations for t in relation.references]
+    owners = torch.tensor([r for r, relation in enumerate(relations) for _ in relation.references])
+    found = vectors(texts)
+    space = fit_discriminant(found, owners, shrinkage=shrinkage, max_rank=max_rank)
+    raw = RelationMatcher(
+        relations=tuple(relation.name for relation in relations),
+        nouns=tuple(tuple(relation.nouns) for relation in relations),
+        words=tuple(stems(relation.references) for relation in relations),
+        space=space,
+        references=space(found),
+        owners=owners,
+        weights=torch.zeros(len(EVIDENCE)),
+        bias=0.0,
+        threshold=0.0,
+        open_threshold=0.0,
+    )
+    made = list(_made(relations, draw))
+    questions = Questions(
+        texts=(*texts, *(text for text, _, _ in made)),
+        inner=(*owners.tolist(), *(inner for _, inner, _ in made)),
+        outer=(*(-1 for _ in texts), *(outer for _, _, outer in made)),
+    )
+    points = torch.cat([raw.references, space(vectors([text for text, _, _ in made]))])
+    trials = list(_trials(relations, texts, questions, draw))
+    evidence = _evidence(raw, relations, questions, points, trials)
+    right, hides = (torch.tensor([getattr(t, name) for t in trials]) for name in ("right", "hides"))
+    usable = evidence.isfinite().all(1) & ~(right & hides)
+    weights, bias = _fit_logistic(evidence[usable], right[usable])
+    fitted = replace(raw, weights=weights, bias=bias)
+    logits = fitted.logits(evidence)
+    return replace(
+        fitted,
+        threshold=float(logits[hides & ~right].quantile(1 - false_alarms, interpolation="higher")),
+        open_threshold=float(logits[hides & right].quantile(1 - recall, interpolation="lower")),
+    )
+
+
+def _made(relations: Sequence[Relation], draw: random.Random) -> Iterator[tuple[str, int, int]]:
+    """Questions besides the references: what each asks of the subject, and of the answer to that or -1."""
+    for r, relation in enumerate(relations):
+        for noun in relation.nouns:
+            for frame in draw.sample(FRAMES, 2):
+                yield frame.replace("{noun}", noun).replace("{}", MASK), r, -1
+        seconds = [s for s, second in enumerate(relations) if relation.object in second.subjects and s != r]
+        for s in draw.sample(seconds, min(4, len(seconds))):
+            hop = draw.choice(HOPS).replace("{outer}", draw.choice(relations[s].nouns))
+            yield hop.replace("{inner}", draw.choice(relation.nouns)).replace("{}", MASK), r, s
+
+
+def _trials(
+    relations: Sequence[Relation], references: Sequence[str], questions: Questions, draw: random.Random
+) -> Iterator[Trial]:
+    """Each question with edits of its own relation and with some of others that lead from the same type."""
+    place = {text: i for i, text in enumerate(references)}
+    prompts = [[place[plain(t.replace("{}", MASK))] for t in relation.phrasings] for relation in relations]
+    for q, (inner, outer) in enumerate(zip(questions.inner, questions.outer, strict=True)):
+        for hides in (False, True):
+            own = [prompt for prompt in prompts[inner] if prompt != q]
+            yield Trial(q, inner, draw.choice(own), right=True, hides=hides)
+        kinds = set(relations[inner].subjects)
+        rivals = [s for s, r in enumerate(relations) if s != inner and not kinds.isdisjoint(r.subjects)]
+        chosen = draw.sample(rivals, min(RIVALS, len(rivals)))
+        for s in (*chosen, *(outer,) * (outer in rivals)):
+            yield Trial(q, s, draw.choice(prompts[s]), right=False, hides=draw.random() < 0.5)
+
+
+def _evidence(
+    matcher: RelationMatcher,
+    relations: Sequence[Relation],
+    questions: Questions,
+    points: Tensor,
+    trials: Sequence[Trial],
+) -> Tensor:
+    """The evidence (N, 6) of N trials, each question held out from the references."""
+    rows = torch.tensor([trial.question for trial in trials])
+    inner = torch.tensor(questions.inner)[rows]
+    hides = torch.tensor([trial.hides for trial in trials])
+    hidden = rows[:, None] == torch.arange(len(matcher.references))
+    prompts = torch.tensor([trial.prompt for trial in trials])
+    edits, right = (torch.tensor([getattr(t, name) for t in trials]) for name in ("relation", "right"))
+    hidden |= (hides & ~right)[:, None] & (matcher.owners == inner[:, None])
+    wording = (points[rows] * matcher.references[prompts]).sum(1)
+    unseen = prompts[:, None] == torch.arange(len(matcher.references))
+    guessed = matcher.likely(matcher.best(matcher.references[prompts], unseen))
+    relations_of = torch.where((hides & right)[:, None], guessed, F.one_hot(edits, len(relations)).bool())
+    words = [stems([text]) for text in questions.texts]
+    heads = [head_noun(text) for text in questions.texts]
+    nouns = [matcher.noun_relations(text) for text in questions.texts]
+    counts = [Counter(w for text in relation.references for w in stems([text])) for relation in relations]
+    noun, strange_noun, strange_words = [], [], []
+    for trial, own in zip(trials, relations_of, strict=True):
+        q, inside = trial.question, trial.question < len(matcher.references)
+        count: Counter[str] = sum((counts[r] for r in own.nonzero()[:, 0].tolist()), Counter())
+        least = 1 + (inside and bool(own[questions.inner[q]]))
+        left_out = {questions.inner[q]} if trial.hides and not trial.right else set()
+        noun.append(side(nouns[q] - left_out, set(own.nonzero()[:, 0].tolist()) | nouns[trial.prompt]))
+        strange_noun.append(bool(heads[q]) and count[heads[q]] < least)
+        strange_words.append(sum(count[word] < least for word in words[q]))
+    return matcher.evidence(
+        best=matcher.best(points[rows], hidden),
+        relations=relations_of,
+        known=~(hides & right),
+        own=wording,
+        wording=wording,
+        other=torch.full_like(wording, -1.0),
+        noun=noun,
+        strange_noun=strange_noun,
+        strange_words=strange_words,
+    )
+
+
+def _fit_logistic(evidence: Tensor, right: Tensor, penalty: float = 1e-3) -> tuple[Tensor, float]:
+    """Weights (F,), none negative, and bias of a logistic model, by L-BFGS on standardised evidence (N, F)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        scale = evidence.double().std(0).clamp(min=1e-6)
+        x, y = evidence.double() / scale, right.double()
+        free = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([free, bias], max_iter=300, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            weights = F.softplus(free)
+            value = F.binary_cross_entropy_with_logits(x @ weights + bias, y) + penalty * weights.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        return (F.softplus(free.detach()) / scale).float(), float(bias.detach())
