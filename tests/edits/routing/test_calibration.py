@@ -1,6 +1,7 @@
 """Relation evidence in a calibration against a slow twin, and the thresholds on fresh questions."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ _, WORDING, POSTERIOR, NOUN, STRANGE_NOUN, STRANGE_WORDS = range(len(EVIDENCE))
 
 def calibration(bank, vectors, seed):
     """What a fit with some seed is calibrated on: questions, trials, their evidence (N, 6), and the matcher."""
-    kept = {}
+    kept: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         found = module._evidence
 

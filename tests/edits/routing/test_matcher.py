@@ -18,7 +18,7 @@ from mega_pl.edits.routing.matcher import (
     stems,
 )
 
-OWN, _, POSTERIOR, *_ = range(len(EVIDENCE))
+OWN, POSTERIOR = EVIDENCE.index("own"), EVIDENCE.index("posterior")
 
 
 def test_best_is_the_nearest_reference_of_each_relation(matcher, template_bank, vectors):
