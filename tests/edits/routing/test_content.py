@@ -271,6 +271,23 @@ def test_the_model_is_asked_once_about_a_noun_phrase(router, lab_backbone, monke
     assert all("Pierre Curie" in prompt for prompt in asked)
 
 
+def test_the_model_is_not_asked_for_what_no_edit_is_about(router, lab_backbone, monkeypatch):
+    """A spouse is a person, and the edits that are left are about countries."""
+    calls: list[str] = []
+
+    def silent(backbone, prompts, tokens):
+        calls.extend(prompts)
+        return ["" for _ in prompts]
+
+    monkeypatch.setattr(content, "continued", silent)
+    countries = replace(router.remove(3).remove(0).remove(0), answers={})
+    text = ["The birthplace of the spouse of Pierre Curie is"]
+    assert fired(countries, lab_backbone, text) == [None]
+    assert calls == []
+    assert fired(replace(router, answers={}), lab_backbone, text) == [None]
+    assert calls  # control
+
+
 @pytest.mark.parametrize(
     ("answer", "name"),
     [
