@@ -29,7 +29,7 @@ class Ran:
     def __init__(self, folder: Path, model: Path, edits: Path, *callbacks: L.Callback, **options: Any) -> None:
         self.folder = folder
         self.module = MegaModule(
-            str(model), sites=["resid_mid.3"], prompts=PromptConfig(prefixes=1), modes=["gate", "forced"], seed=3
+            str(model), sites=["resid_mid.3"], prompts=PromptConfig(prefixes=1), modes=["own", "always"], seed=3
         )
         self.data = EditDataModule(edits=str(edits), edits_per_batch=2)
         self.trainer = L.Trainer(
@@ -69,7 +69,7 @@ def test_result_table_writes_its_files_and_no_others(
     assert image.startswith(b"\x89PNG")
     assert len(image) > 5000
     printed = capsys.readouterr().out
-    for row in ("| | Acc | Gen | Spec |", "| gate |", "| forced |", "| bare model |", "| tests | 4 |"):
+    for row in ("| | Acc | Gen | Spec |", "| own |", "| always |", "| bare model |", "| tests | 4 |"):
         assert row in printed
 
 
@@ -82,8 +82,8 @@ def test_metrics_follow_the_promised_schema(ran: Callable[..., Ran]) -> None:
     assert metrics["backbone_fingerprint"] == done.module.backbone.fingerprint
     assert {"python", "mega_pl", "torch", "transformers", "lightning"} <= metrics["versions"].keys()
     assert metrics["sites"] == ["resid_mid.3"]
-    assert list(metrics["modes"]) == ["forced"]
-    for scores in (metrics["metrics"], metrics["modes"]["forced"]):
+    assert list(metrics["modes"]) == ["always"]
+    for scores in (metrics["metrics"], metrics["modes"]["always"]):
         assert list(scores) == KEYS
         for score in scores.values():
             assert score.keys() == {"value", "n", "ci95", "bare"}
@@ -94,7 +94,7 @@ def test_metrics_follow_the_promised_schema(ran: Callable[..., Ran]) -> None:
                 assert (score["value"], score["bare"]) == (None, None)
     assert metrics["metrics"]["acc"]["n"] == 4
     silent = metrics["silent_prompts"]
-    assert silent["n"] == silent["unchanged"] == sum(not row.fired for row in done.module.rows["gate"])
+    assert silent["n"] == silent["unchanged"] == sum(not row.fired for row in done.module.rows["own"])
 
 
 def test_cases_hold_a_row_for_every_test_and_mode(ran: Callable[..., Ran]) -> None:
@@ -102,12 +102,12 @@ def test_cases_hold_a_row_for_every_test_and_mode(ran: Callable[..., Ran]) -> No
     lines = [json.loads(line) for line in (done.folder / "cases.jsonl").read_text().splitlines()]
     tests = [json.loads(json.dumps(asdict(test))) for case in done.data.cases for test in sake_tests(case)]
     assert len(lines) == 2 * len(tests)
-    for mode in ("gate", "forced"):
+    for mode in ("own", "always"):
         held = Counter(json.dumps(line["test"]) for line in lines if line["mode"] == mode)
         assert held == Counter(json.dumps(test) for test in tests)
     metrics = json.loads((done.folder / "metrics.json").read_text())["metrics"]
     for name in ("acc", "di", "dii"):  # measures that keep every test
-        kept = [line for line in lines if line["mode"] == "gate" and line["test"]["metric"] == name]
+        kept = [line for line in lines if line["mode"] == "own" and line["test"]["metric"] == name]
         hits = [any(_hit(line["prediction"], answer) for answer in line["test"]["answers"]) for line in kept]
         assert metrics[name]["n"] == len(kept)
         assert metrics[name]["value"] == pytest.approx(sum(hits) / len(hits))

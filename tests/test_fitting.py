@@ -7,8 +7,9 @@ import torch
 
 from mega_pl.backbone import Site, load, record, steer
 from mega_pl.data.prompts import PromptSet
-from mega_pl.edits import EditRequest
-from mega_pl.fitting import MapConfig, default_sites, fit_edits, fit_maps, last_states
+from mega_pl.edits import EditCase, EditRequest
+from mega_pl.edits.storage import bank_tensors
+from mega_pl.fitting import LastTokens, MapConfig, default_sites, fit, fit_maps, last_states
 from mega_pl.functional import fit_transport, mean_shift
 
 FRANCE = PromptSet(
@@ -155,12 +156,62 @@ def test_a_fit_without_a_trainer_gives_a_bank_that_routes_its_own_prompts(roomy_
         EditRequest(edit_id=name, prompt="The capital of {} is", subject=name, target_new="Rome", target_true="Paris")
         for name in ("France", "Germany")
     ]
-    bank = fit_edits(backbone, requests)
+    bank = fit(backbone, requests)
     assert bank.ids == ("France", "Germany")
     assert list(bank.maps) == default_sites(backbone) == [Site(2, "resid_mid"), Site(3, "resid_mid")]
-    with bank.apply(backbone, forced=True) as use:
-        backbone.last_logits(backbone.encode([request.filled for request in requests]))
-    assert use.fired == ["France", "Germany"]
+    with bank.apply(backbone) as use:
+        backbone.last_logits(backbone.encode(["Berlin is", *(request.filled for request in requests)]))
+    assert use.fired == [None, "France", "Germany"]
+
+
+def test_cases_are_fitted_as_their_requests_are(roomy_folder):
+    backbone = load(str(roomy_folder("gpt2")))
+    request = EditRequest(
+        edit_id="a", prompt="The capital of {} is", subject="France", target_new="Rome", target_true="Paris"
+    )
+    case = EditCase(request=request, paraphrase_prompts=("France is ruled from",))
+    banks = [fit(backbone, [edit], sites=[Site(2, "resid_mid")]) for edit in (request, case)]
+    assert banks[0].requests == banks[1].requests == (request,)
+    for of_request, of_case in zip(*(bank_tensors(bank).items() for bank in banks), strict=True):
+        assert of_request[0] == of_case[0]
+        assert torch.equal(of_request[1], of_case[1])
+
+
+def test_edits_that_do_not_go_together_are_refused_before_any_work(tiny_backbone, monkeypatch):
+    monkeypatch.setattr("mega_pl.fitting.fit_maps", None)
+    request = EditRequest(edit_id="a", prompt="{} is", subject="Rome", target_new="x", target_true="y")
+    with pytest.raises(ValueError, match="`edits` must give one fact one object"):
+        fit(tiny_backbone("gpt2"), [request, replace(request, edit_id="b", target_new="z")])
+    with pytest.raises(ValueError, match="`edits` must hold at least one edit, but got none"):
+        fit(tiny_backbone("gpt2"), [])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_last_tokens_after_a_cache_are_those_of_the_whole_prompts(tiny_backbone, family):
+    """Bare, with maps at earlier sites, and bare again: a pass leaves nothing in the cache."""
+    backbone = tiny_backbone(family)
+    prompts = [(e, p) for e, s in enumerate((FRANCE, ROME)) for p in s.source]
+    reader, edits = LastTokens(backbone, [p for _, p in prompts]), torch.tensor([e for e, _ in prompts])
+    maps = {site: [of[site] for of in fit_maps(backbone, [FRANCE, ROME], [site], SHIFT)] for site in SITES[:2]}
+    for moves in ({}, maps, {}):
+        wanted = last_states(backbone, prompts, SITES, moves, 0.5, 3)
+        for site in SITES:
+            earlier = {s: m for s, m in moves.items() if s < site}
+            found = reader.states(site, earlier, edits, 0.5)
+            assert found.dtype == torch.float32
+            steered = last_states(backbone, prompts, [site], earlier, 0.5, 3)[site]
+            torch.testing.assert_close(found, steered, atol=1e-4, rtol=1e-4)
+            if not moves:
+                torch.testing.assert_close(found, wanted[site], atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_of_one_token_have_no_beginning_to_keep(tiny_backbone):
+    backbone, site = tiny_backbone("gpt2"), SITES[0]
+    token = backbone.tokenizer.decode([70])
+    reader = LastTokens(backbone, [token, token])
+    assert reader.cache is None
+    wanted = last(backbone, [token, token], site, {})
+    torch.testing.assert_close(reader.states(site, {}, torch.zeros(2).long(), 1.0), wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 2.5])

@@ -19,7 +19,7 @@ from mega_pl.data import read_jsonl
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.prompts import PromptConfig
 from mega_pl.editors import Edited, Editor
-from mega_pl.fitting import fit_edits
+from mega_pl.fitting import fit as fit_bank
 from mega_pl.module import MegaModule
 
 CONFIG = SelectionConfig(number=2, window=(0.0, 1.0), criterion="probability", least=1)
@@ -65,7 +65,7 @@ def fit(roomy_folder, edits_file, tmp_path):
     """`fit(callback)` fits the four edits in ``run/`` and returns the module."""
 
     def run(callback, **options):
-        module = MegaModule(str(roomy_folder("gpt2")), prompts=PromptConfig(prefixes=1, draws=0))
+        module = MegaModule(str(roomy_folder("gpt2")), prompts=PromptConfig(prefixes=1))
         trainer = L.Trainer(
             accelerator="cpu",
             max_epochs=1,
@@ -178,7 +178,7 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
     backbone = load(str(roomy_folder("gpt2")))
     requests = [case.request for case in read_jsonl(edits_file)]
     sites = [Site(2, "resid_mid"), Site(3, "resid_mid")]
-    bank = fit_edits(backbone, requests, sites=sites, prompts=PromptConfig(prefixes=1, draws=0))
+    bank = fit_bank(backbone, requests, sites=sites, prompts=PromptConfig(prefixes=1))
     shares = []
     for site in sites:
         of_site = []
@@ -199,7 +199,7 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
 def test_an_edit_is_seen_before_and_after_it(roomy_folder, edits_file):
     backbone = load(str(roomy_folder("gpt2")))
     requests = [case.request for case in read_jsonl(edits_file)]
-    bank = fit_edits(backbone, requests, prompts=PromptConfig(prefixes=1, draws=0))
+    bank = fit_bank(backbone, requests, prompts=PromptConfig(prefixes=1))
     before, after = edit_importance(backbone, bank, "germany")
     prompt = [requests[1].filled]
     targets = [[backbone.answer_ids(prompt[0], word)[0] for word in ("London", "Berlin")]]

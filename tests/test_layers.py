@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mega_pl"
 ROOMS = [
     "functional",
     "backbone",
+    "asking",
     "edits",
     "data",
     "metrics",

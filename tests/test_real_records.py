@@ -33,7 +33,7 @@ def test_fifty_real_records(name: str, roomy_folder: Callable[[str], Path], tmp_
     if not (shared / "data" / file).is_file():
         pytest.skip(f"no real records in {shared}; set MEGA_PL_SHARED to the folder that holds them")
     data = {option: str(shared / "data" / file), "limit": 50, "relation_phrasings": True}
-    mega = {"sites": ["resid_mid.2", "resid_mid.3"], "prompts": {"prefixes": 1, "draws": 32}}
+    mega = {"sites": ["resid_mid.2", "resid_mid.3"], "prompts": {"prefixes": 1}}
     config = {
         "folder": str(tmp_path / "run"),
         "backbones": [{"model_name_or_path": str(roomy_folder(model_type))}],

@@ -69,8 +69,10 @@ def ask_edited(
         An answer for each test.
 
     Raises:
-        ValueError: If an object merges with its prompt, or a prompt is too long.
+        ValueError: If an object merges with its prompt, a prompt is too long, or the mode is one of a bank alone.
     """
+    if mode in ("subject", "relation"):
+        raise ValueError(f"`mode` of an editor must be own, oracle or always, but got {mode!r}; ask a bank with `ask`.")
     lengths = [len(ids) for ids in encoded_ids(backbone, [edited.prompt(test.prompt) for test in tests])]
     answers: dict[int, Answer] = {}
     for batch in batches(lengths):

@@ -1,12 +1,11 @@
 import pytest
 import torch
-from mega_pl.edits.gate import evidence
 
 from mega_pl.attribution import head_importance, layer_importance, neuron_importance, position_importance
 from mega_pl.backbone import Backbone, Site, record, steer
-from mega_pl.edits import EditBank, EditRequest, Gate
+from mega_pl.edits import EditBank, EditRequest
+from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.functional import mean_shift, stack
-from mega_pl.functional.discriminant import Discriminant
 
 WRITING = ["gpt2", "llama", "qwen3", "gemma"]
 EVERY = [*WRITING, "mistral", "qwen2", "gemma2", "gemma3_text", "olmo2", "gpt_neox"]
@@ -139,14 +138,13 @@ def test_steering_is_a_part_of_its_own(build, model_type, kind):
 
 def bank_of(backbone, site):
     """One edit, which moves the second prompt's activation at a site and leaves the others alone."""
-    seen = evidence(backbone, backbone.encode(PROMPTS[1:2]).inputs, (0,))[:, -1]
-    space = Discriminant(torch.zeros(seen.shape[1]), torch.eye(seen.shape[1]))
+    encoded = backbone.encode(PROMPTS[1:2])
+    centre = Prompts(backbone, encoded.inputs, encoded.last).last_states(0)
     shift = torch.randn(2, backbone.width, generator=torch.Generator().manual_seed(0)) + torch.tensor([[0.0], [9.0]])
     return EditBank(
         requests=(EditRequest(edit_id="a", prompt="{} is", subject="Rome", target_new="a", target_true="b"),),
         maps={site: stack([mean_shift(torch.zeros(2, backbone.width), shift).cast(torch.float)])},
-        gate=Gate(space, space(seen), torch.arange(1), 0.9999),
-        gate_layers=(0,),
+        router=CentreRouter(centre, torch.tensor([1e-2]), layer=0),
         strength=1.0,
         backbone={"name": backbone.name, "revision": None, **backbone.fingerprint},
         settings={},

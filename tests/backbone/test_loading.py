@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mega_pl
-from mega_pl import EditRequest, fit_edits, load
+from mega_pl import EditRequest, fit, load
 from mega_pl.backbone import Site, load_outline, loading, steer
 from mega_pl.backbone.loading import LAB_MODELS, lab_folder
 from mega_pl.data.prompts import PromptConfig
@@ -100,7 +100,7 @@ def test_a_pair_is_left_as_it_was(tiny_model, tiny_tokenizer, pads):
     lm = load(model, tiny_tokenizer)
     assert lm.model is model
     assert lm.tokenizer.get_vocab() == tiny_tokenizer.get_vocab()
-    bank = fit_edits(lm, [FRANCE, GERMANY], prompts=PromptConfig(prefixes=1, draws=0))
+    bank = fit(lm, [FRANCE, GERMANY], prompts=PromptConfig(prefixes=1))
     bare = lm.generate(PROMPTS, max_new_tokens=2)
     with bank.apply(lm):
         lm.generate(PROMPTS, max_new_tokens=2)

@@ -6,7 +6,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mega_pl.backbone import Backbone, Site, load, load_outline
-from mega_pl.backbone.memory import device_bytes, forward_bytes, weight_bytes
+from mega_pl.backbone.memory import cache_bytes, device_bytes, forward_bytes, weight_bytes
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama", "gemma2", "gpt_neox"])
@@ -65,3 +65,13 @@ def test_a_forward_pass_takes_about_what_is_said(tiny_model, tiny_tokenizer, mod
 
 def test_this_machine_has_memory():
     assert device_bytes() > 2**28
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_a_cache_and_its_copy_take_what_is_said(tiny_backbone, model_type):
+    backbone = tiny_backbone(model_type)
+    encoded = backbone.encode(["The capital of France is", "Rome is"])
+    with torch.no_grad():
+        cache = backbone.model(**encoded.inputs, use_cache=True).past_key_values
+    kept = sum(states.nbytes for layer in cache.layers for states in (layer.keys, layer.values))
+    assert cache_bytes(backbone, *encoded.input_ids.shape) == 2 * kept

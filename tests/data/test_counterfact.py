@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from mega_pl.data import read_counterfact
-from mega_pl.edits.request import ALIAS, Mention
 
 
 def record(**changes: object) -> dict[str, Any]:
@@ -56,7 +55,6 @@ def test_the_extra_lists_become_templates(write_json: Callable[[object], Path]) 
                         "The president of {} is",
                         ["Nothing"],
                     ],
-                    mention_list=[["The neighbour of {} is", "the neighbour of {}"]],
                 )
             ]
         )
@@ -64,7 +62,6 @@ def test_the_extra_lists_become_templates(write_json: Callable[[object], Path]) 
     assert case.request.phrasings == ("The capital of {} is", "{} has its capital in")  # without the repetition
     assert case.request.implications == (("The mayor of the capital of {} is",),)
     assert case.request.contrasts == (("{} lies in", "{} is part of"), ("The president of {} is",))
-    assert case.request.mentions == (ALIAS, Mention("The neighbour of {} is", "the neighbour of {}"))
 
 
 def test_a_record_without_evaluation_prompts_is_an_edit_all_the_same(write_json: Callable[[object], Path]) -> None:

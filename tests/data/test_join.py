@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mega_pl.data import join
-from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe
+from mega_pl.edits.request import EditCase, EditRequest, Probe
 
 REQUEST = EditRequest(edit_id="1", prompt="{} is in", subject="Rome", target_new="Peru", target_true="Italy")
 PROBE = Probe(prompt="p", answers=("a",))
@@ -20,12 +20,6 @@ def test_fields_that_one_side_fills_are_taken_from_it() -> None:
     joined = join([a], [b])
     request = replace(REQUEST, phrasings=("{} lies in",), relation="P17")
     assert joined == [EditCase(request=request, paraphrase_prompts=("x",), subject_aliasing=(PROBE,))]
-
-
-def test_mentions_beside_the_one_that_every_subject_has_are_kept() -> None:
-    mentions = (ALIAS, Mention("The neighbour of {} is", "the neighbour of {}"))
-    plain, more = EditCase(request=REQUEST), EditCase(request=replace(REQUEST, mentions=mentions))
-    assert join([plain], [more]) == join([more], [plain]) == [more]
 
 
 def test_cases_of_one_side_only_are_kept_in_order() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from mega_pl.data import read_jsonl, write_example
 from mega_pl.data.jsonl import EXAMPLE
-from mega_pl.edits.request import ALIAS, EditCase, EditRequest, Mention, Probe, Query, RippleTest
+from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleTest
 
 EDIT: dict[str, Any] = {
     "edit_id": "capital",
@@ -53,7 +53,6 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         "phrasings": ["{} has its capital in"],
         "implications": [["The mayor of the capital of {} is", "Its capital is led by"], "People of France vote in"],
         "contrasts": [["France lies in", "{} is part of"], ["Nothing"]],
-        "mentions": [["The neighbour of {} is", "the neighbour of {}"]],
         "aliases": [" Gaul", "France", "Gaul"],
     }
     asked = {
@@ -73,7 +72,6 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     # a text stands for a question of one phrasing; phrasings without the subject and empty questions are left out
     assert case.request.implications == (("The mayor of the capital of {} is",), ("People of {} vote in",))
     assert case.request.contrasts == (("{} lies in", "{} is part of"),)
-    assert case.request.mentions == (ALIAS, Mention("The neighbour of {} is", "the neighbour of {}"))
     assert case.request.aliases == ("Gaul",)
     assert {name: list(getattr(case, name)) for name in asked} == asked
     for axis in PROBES:
@@ -115,8 +113,7 @@ def test_the_example_overwrites_nothing(tmp_path: Path) -> None:
         ({"prompt": "The capital is"}, "prompt"),
         ({"phrasings": "{} has its capital in"}, "`phrasings` must be a list of strings"),
         ({"contrasts": [["{} lies in", 3]]}, "`contrasts[0][1]` must be a string, but got 3."),
-        ({"mentions": [["The spouse of {} is"]]}, "`mentions[0]` must be a pair of templates, but got ['The spouse of"),
-        ({"mentions": [["The spouse is", "the spouse of {}"]]}, "`ask` must hold exactly one {} for the subject"),
+        ({"mentions": [["The spouse of {} is", "the spouse of {}"]]}, "but got mentions."),
         ({"aliases": ["Gaul", " "]}, "`aliases[1]` must be a string that is not blank, but got ' '."),
         ({"aliases": "Gaul"}, "`aliases` must be a list of strings, but got 'Gaul'."),
         ({"paraphrases": []}, "but got paraphrases."),

@@ -32,7 +32,7 @@ from mega_pl.editors import (
 from mega_pl.edits import EditCase, EditRequest
 
 VALUE = ValueConfig(steps=8, learning_rate=1.0, clamp=8.0, weight_decay=1e-3, contexts=((6, 2),))
-PROMPTS = PromptConfig(prefixes=1, bare_implications=False, draws=0)
+PROMPTS = PromptConfig(prefixes=1, bare_implications=False)
 
 
 def capital(edit_id: str, subject: str, new: str, true: str) -> EditRequest:
@@ -84,7 +84,7 @@ def make_editors(folder: Path) -> list[Editor]:
         FineTuning(FineTuningConfig(layers=(1, 2), objective="teacher_forced", steps=5, learning_rate=1e-2)),
         Ike(IkeConfig(demonstrations=3), POOL),
         Sake(SakeConfig(prompts=PROMPTS)),
-        Mega(MegaConfig(sites=("resid_mid.2",), prompts=PromptConfig(prefixes=1, draws=0))),
+        Mega(MegaConfig(sites=("resid_mid.2",), prompts=PromptConfig(prefixes=1))),
     ]
 
 

@@ -121,11 +121,11 @@ def test_narrow_weights_are_edited_and_given_back(roomy_folder, editor):
 @every_editor
 def test_what_it_refuses(backbone, editor):
     with (
-        pytest.raises(ValueError, match="`requests` must hold at least one edit, but got none"),
+        pytest.raises(ValueError, match="`edits` must hold at least one edit, but got none"),
         editor.edit(backbone, []),
     ):
         pass
-    twice = "`requests` must have different ids, but got 'france' more than once"
+    twice = "`edits` must have different ids, but got 'france' more than once"
     with pytest.raises(ValueError, match=twice), editor.edit(backbone, [FRANCE, FRANCE]):
         pass
 

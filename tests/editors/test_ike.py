@@ -1,11 +1,7 @@
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from mega_pl.editors.encoders import sentence_encoder
 
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Ike, IkeConfig
@@ -107,32 +103,20 @@ def test_cosines_are_those_of_pairs():
         torch.testing.assert_close(alike(query), slow)
 
 
-def test_a_sentence_encoder_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ValueError, match=r"install mega-pl\[encoder\]"):
-        similarity(["a"], "all-MiniLM-L6-v2")
-
-
-class Letters:
-    """Counts vowels."""
-
-    def __init__(self, name):
-        assert name == "letters"
-
-    def encode(self, texts, normalize_embeddings, show_progress_bar):
-        counts = np.array([[text.count(vowel) for vowel in "aeiou"] for text in texts], dtype=np.float64)
-        return counts / np.linalg.norm(counts, axis=1, keepdims=True) if normalize_embeddings else counts
+def vowels(texts):
+    """Unit vectors of the counts of vowels."""
+    counts = torch.tensor([[float(text.count(vowel)) for vowel in "aeiou"] for text in texts])
+    return torch.nn.functional.normalize(counts, dim=1)
 
 
 @pytest.fixture
-def letters(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Letters))
-    return "letters"
+def encoder(monkeypatch):
+    monkeypatch.setattr("mega_pl.editors.retrieval.encoder_of", {"vowels": vowels}.get)
+    return "vowels"
 
 
-def test_a_sentence_encoder_can_choose_the_demonstrations(letters, backbone):
-    found = similarity(["aa", "ae", "ee"], letters)("a")
+def test_a_sentence_encoder_can_choose_the_demonstrations(encoder, backbone):
+    found = similarity(["aa", "ae", "ee"], encoder)("a")
     torch.testing.assert_close(found, torch.tensor([1.0, 0.5**0.5, 0.0]))
-    torch.testing.assert_close(sentence_encoder(letters, normalized=False)(["aab"])[0, 0], torch.tensor(2.0))
     pool = [EditCase(request=capital(name, name, "B", "C")) for name in ("oooo", "eeee")]
-    assert "eeee" in Ike(IkeConfig(demonstrations=1, encoder=letters), pool).most_like(capital("x", "eee", "B", "C"))[0]
+    assert "eeee" in Ike(IkeConfig(demonstrations=1, encoder=encoder), pool).most_like(capital("x", "eee", "B", "C"))[0]

@@ -4,26 +4,26 @@ import torch
 from mega_pl.backbone import Site
 from mega_pl.data.prompts import PromptConfig
 from mega_pl.editors import Mega, MegaConfig
-from mega_pl.edits import GateConfig
-from mega_pl.fitting import MapConfig, fit_edits
+from mega_pl.edits import RouterConfig
+from mega_pl.fitting import MapConfig, fit
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, last_logits
 
 REQUESTS = [FRANCE, GERMANY, DARRIEUX]
 CONFIG = MegaConfig(
     sites=("resid_mid.2", "resid_post.3"),
     maps=MapConfig(strength=0.7),
-    gate=GateConfig(layers=(-1,)),
-    prompts=PromptConfig(prefixes=1, draws=0),
+    router=RouterConfig(layer=1),
+    prompts=PromptConfig(prefixes=1),
 )
 
 
 def test_it_is_the_bank_that_is_fitted_and_applied(backbone):
-    bank = fit_edits(
+    bank = fit(
         backbone,
         REQUESTS,
         sites=[Site(2, "resid_mid"), Site(3, "resid_post")],
         maps=CONFIG.maps,
-        gate=CONFIG.gate,
+        router=CONFIG.router,
         prompts=CONFIG.prompts,
     )
     prompts = [request.filled for request in REQUESTS]
@@ -34,7 +34,7 @@ def test_it_is_the_bank_that_is_fitted_and_applied(backbone):
         assert edited.fired == use.fired == ["france", "germany", "darrieux"]
 
 
-def test_routes_are_taken_and_given_back_to_the_gate(backbone):
+def test_routes_are_taken_and_given_back_to_the_router(backbone):
     bare = last_logits(backbone, FRANCE.filled, GERMANY.filled)
     with Mega(CONFIG).edit(backbone, REQUESTS) as edited:
         edited.route(["germany", None])
@@ -48,7 +48,7 @@ def test_routes_are_taken_and_given_back_to_the_gate(backbone):
         edited.route()
         last_logits(backbone, GERMANY.filled)
         assert edited.fired == ["germany"]
-        with pytest.raises(KeyError, match="has no 'rome'"):
+        with pytest.raises(KeyError, match="`edits` must name edits in force, but got 'rome'"):
             edited.route(["rome"])
 
 

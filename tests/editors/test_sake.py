@@ -2,13 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mega_pl.editors.centres import CentreGate
 
 from mega_pl.backbone import each_prompt
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.editors import Sake, SakeConfig
 from mega_pl.editors.sake import final_states, fit_map
-from mega_pl.edits import NO_EDIT
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, PROMPTS, hook_count, last_logits
 
 CONFIG = SakeConfig(prompts=PROMPTS, margin=0.2)
@@ -97,7 +95,7 @@ def test_the_output_layer_gets_the_mapped_state(backbone):
             assert not torch.allclose(logits[i], bare[i], atol=1e-2)
 
 
-def test_the_gate_fires_for_the_edits_own_prompts(backbone):
+def test_the_router_fires_for_the_edits_own_prompts(backbone):
     with Sake(CONFIG).edit(backbone, REQUESTS) as edited:
         last_logits(backbone, FRANCE.filled, DARRIEUX.filled, GERMANY.filled)
         assert edited.fired == ["france", "darrieux", "germany"]
@@ -173,26 +171,6 @@ def test_each_reading_is_closed_also_after_an_exception(backbone):
         last_logits(backbone, "Rome is")
     assert opened == ["open", "closed"] * 3
     assert hook_count(backbone.model) == count
-
-
-def points(*values):
-    return torch.tensor([[float(value)] for value in values])
-
-
-def test_centres_and_thresholds():
-    vectors, edits = points(0, 2, 4, 100, 104), torch.tensor([0, 0, 0, 1, 1])
-    gate = CentreGate.fit(vectors, edits, recall=1.0, margin=1.5)
-    assert gate.centres.flatten().tolist() == [2.0, 102.0]
-    # Distances from the means of the others: 3, 0, 3 and 4, 4.
-    torch.testing.assert_close(gate.thresholds, torch.tensor([6.0, 6.0]))
-    assert gate.route(points(2, 8, 8.1, 60, 97, 1000)).tolist() == [0, 0, NO_EDIT, NO_EDIT, 1, NO_EDIT]
-    assert gate.route(points(-1000, 1000), forced=True).tolist() == [0, 1]
-
-
-def test_an_edit_answers_its_own_prompt_however_far_out():
-    vectors, edits = points(50, 0, 0, 0, 0, 0, 0), torch.tensor([0, 0, 0, 0, 0, 0, 0])
-    gate = CentreGate.fit(vectors, edits, recall=0.5, margin=1.0)
-    assert gate.route(points(50, 51)).tolist() == [0, NO_EDIT]
 
 
 @pytest.mark.parametrize(

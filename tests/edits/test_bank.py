@@ -1,4 +1,4 @@
-"""Banks in force, taken off, shrunk, saved and loaded; their maps are random and their gate knows its prompts."""
+"""Banks in force, taken off, shrunk, saved and loaded; their maps are random, and their router is a real one."""
 
 import json
 from collections.abc import Callable
@@ -6,18 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mega_pl.edits.gate import evidence
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional as F
 
 from mega_pl.backbone import Backbone, Encoded, Site, steer
-from mega_pl.edits import EditBank, EditRequest, Gate
+from mega_pl.data.relations import relations
+from mega_pl.edits import ContentRouter, EditBank, EditRequest, RouterConfig
+from mega_pl.edits.routing import CentreRouter, Prompts, Router
 from mega_pl.functional import Transport, Transports, stack
-from mega_pl.functional.discriminant import Discriminant
 
 FAMILIES = ["gpt2", "llama"]
-ASKED = ["The capital of France is", "Rome is a city in", "He works as a"]
+ASKED = ["The capital of France is", "Rome is a city in", "Darrieux works as a"]
 OTHER = ["The official language of the country is English or", "Berlin is"]
 MIXED = [OTHER[0], ASKED[1], OTHER[1], ASKED[0], ASKED[2]]
 IDS = [None, "b", None, "a", "c"]
@@ -26,10 +25,10 @@ IDS = [None, "b", None, "a", "c"]
 REQUESTS = (
     EditRequest(edit_id="a", prompt="The capital of {} is", subject="France", target_new="Rome", target_true="Paris"),
     EditRequest(edit_id="b", prompt="{} is a city in", subject="Rome", target_new="Spain", target_true="Italy"),
-    EditRequest(edit_id="c", prompt="{} works as a", subject="He", target_new="king", target_true="teacher"),
+    EditRequest(edit_id="c", prompt="{} works as a", subject="Darrieux", target_new="king", target_true="teacher"),
 )
 SITES = (Site(1, "resid_mid"), Site(2, "mlp_out"), Site(3, "resid_post"))
-LAYERS = (0, -1)
+ROUTERS = ["content", "centre"]
 
 
 def random_maps(width: int, ranks: tuple[int, ...], draw: torch.Generator) -> Transports:
@@ -43,15 +42,23 @@ def random_maps(width: int, ranks: tuple[int, ...], draw: torch.Generator) -> Tr
     return stack(maps)
 
 
-def make_bank(backbone: Backbone, ranks: tuple[int, ...] = (2, 9, 4), strength: float = 1.0) -> EditBank:
+def make_router(backbone: Backbone, kind: str) -> Router:
+    """A router that knows the prompts of the edits."""
+    if kind == "content":
+        return ContentRouter.fit(backbone, REQUESTS, list(relations().values()), RouterConfig())
+    encoded = backbone.encode([request.filled for request in REQUESTS])
+    centres = Prompts(backbone, encoded.inputs, encoded.last).last_states(0)
+    return CentreRouter(centres, torch.full((3,), 1e-2), layer=0)
+
+
+def make_bank(
+    backbone: Backbone, ranks: tuple[int, ...] = (2, 9, 4), strength: float = 1.0, router: str = "content"
+) -> EditBank:
     draw = torch.Generator().manual_seed(0)
-    seen = evidence(backbone, backbone.encode([request.filled for request in REQUESTS]).inputs, LAYERS)[:, -1]
-    space = Discriminant(seen.mean(0), torch.eye(seen.shape[1]))
     return EditBank(
         requests=REQUESTS,
         maps={site: random_maps(backbone.width, ranks, draw) for site in SITES},
-        gate=Gate(space, F.normalize(space(seen), dim=-1), torch.arange(3), 0.999),
-        gate_layers=LAYERS,
+        router=make_router(backbone, router),
         strength=strength,
         backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},
         settings={"seed": 0},
@@ -60,7 +67,7 @@ def make_bank(backbone: Backbone, ranks: tuple[int, ...] = (2, 9, 4), strength: 
 
 @pytest.fixture
 def tiny_bank() -> Callable[..., EditBank]:
-    """`tiny_bank(backbone, ranks=(2, 9, 4), strength=1.0)` makes a bank of the edits a, b and c."""
+    """`tiny_bank(backbone, ranks=(2, 9, 4), strength=1.0, router="content")` makes a bank of a, b and c."""
     return make_bank
 
 
@@ -92,10 +99,11 @@ def generate(backbone, prompts, tokens=6, **options):
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_prompts_that_no_edit_answers_are_the_bare_models_to_the_bit(backbone, tiny_bank, padding_side):
+@pytest.mark.parametrize("router", ROUTERS)
+def test_prompts_that_no_edit_answers_are_the_bare_models_to_the_bit(backbone, tiny_bank, padding_side, router):
     encoded = backbone.encode(MIXED, padding_side)
     bare = logits(backbone, encoded)
-    with tiny_bank(backbone).apply(backbone) as use:
+    with tiny_bank(backbone, router=router).apply(backbone) as use:
         edited = logits(backbone, encoded)
     assert use.fired == IDS
     for row, edit_id in enumerate(IDS):
@@ -158,7 +166,7 @@ def test_forced_every_prompt_gets_an_edit(backbone, tiny_bank):
     assert [fired for fired, wanted in zip(use.fired, IDS, strict=True) if wanted] == ["b", "a", "c"]
 
 
-def test_a_named_edit_moves_a_prompt_that_the_gate_would_leave(backbone, tiny_bank):
+def test_a_named_edit_moves_a_prompt_that_the_router_would_leave(backbone, tiny_bank):
     encoded = backbone.encode(OTHER)
     bare = logits(backbone, encoded)
     with tiny_bank(backbone).apply(backbone, edits=["c", None]) as use:
@@ -258,9 +266,10 @@ def test_an_attached_bank_acts_until_it_is_removed(backbone, tiny_bank):
 
 
 @pytest.mark.parametrize("gone", ["a", "b", "c"])
-def test_removing_an_edit_leaves_the_others_to_the_bit(backbone, tiny_bank, gone):
+@pytest.mark.parametrize("router", ROUTERS)
+def test_removing_an_edit_leaves_the_others_to_the_bit(backbone, tiny_bank, gone, router):
     """b has the largest rank, so that without it the maps are padded less."""
-    bank, encoded = tiny_bank(backbone), backbone.encode(MIXED)
+    bank, encoded = tiny_bank(backbone, router=router), backbone.encode(MIXED)
     with bank.apply(backbone):
         whole = logits(backbone, encoded)
     smaller = bank.remove(gone)
@@ -305,8 +314,9 @@ def test_as_many_named_edits_as_rows_are_needed(tiny_backbone, tiny_bank):
 
 
 @pytest.mark.parametrize("ranks", [(2, 9, 4), (0, 0, 0)])
-def test_a_saved_bank_gives_the_same_logits_to_the_bit(backbone, tiny_bank, tmp_path, ranks):
-    bank, encoded = tiny_bank(backbone, ranks, strength=0.7), backbone.encode(MIXED)
+@pytest.mark.parametrize("router", ROUTERS)
+def test_a_saved_bank_gives_the_same_logits_to_the_bit(backbone, tiny_bank, tmp_path, ranks, router):
+    bank, encoded = tiny_bank(backbone, ranks, strength=0.7, router=router), backbone.encode(MIXED)
     folder = bank.save_pretrained(tmp_path / "deep" / "bank")
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
@@ -315,7 +325,7 @@ def test_a_saved_bank_gives_the_same_logits_to_the_bit(backbone, tiny_bank, tmp_
     ]
     loaded = EditBank.from_pretrained(folder)
     assert loaded.requests == bank.requests
-    assert (loaded.strength, loaded.gate.threshold, loaded.gate_layers) == (0.7, bank.gate.threshold, (0, -1))
+    assert (loaded.strength, loaded.router.kind) == (0.7, router)
     assert list(loaded.maps) == list(bank.maps)
     assert (loaded.backbone, loaded.settings) == (bank.backbone, bank.settings)
     with bank.apply(backbone):
@@ -366,19 +376,26 @@ def change_config(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1"])
+@pytest.mark.parametrize("version", [1, 3, "2"])
 def test_unknown_versions_are_refused(tiny_backbone, tiny_bank, tmp_path, version):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, format_version=version)
-    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 1, but got {version}"):
+    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 2, but got {version}"):
         EditBank.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("changes", [{"sites": ["resid_mid.0"]}, {"edits": [{"edit_id": "a"}]}, {"gate": None}])
+@pytest.mark.parametrize("changes", [{"sites": ["resid_mid.0"]}, {"edits": [{"edit_id": "a"}]}, {"router": None}])
 def test_files_that_do_not_belong_together_are_refused(tiny_backbone, tiny_bank, tmp_path, changes):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, **changes)
     with pytest.raises(ValueError, match=r"edit_config\.json and edit_model\.safetensors must belong together, but"):
+        EditBank.from_pretrained(folder)
+
+
+def test_an_unknown_router_is_refused(tiny_backbone, tiny_bank, tmp_path):
+    folder = saved(tiny_backbone, tiny_bank, tmp_path)
+    change_config(folder, router={"kind": "oracle"})
+    with pytest.raises(ValueError, match=r"`router\.kind` of a bank must be one of content, centre, but got 'oracle'"):
         EditBank.from_pretrained(folder)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mega_pl.edits import ALIAS, EditCase, EditRequest, Mention, Probe, Query, RippleTest
+from mega_pl.edits import EditCase, EditRequest, Probe, Query, RippleTest, check_requests
 from mega_pl.edits.storage import request_from
 
 FIELDS = {
@@ -118,13 +118,11 @@ def test_malformed_aliases_are_refused(value, error, message):
 
 
 def test_a_request_goes_through_json_and_back():
-    mention = Mention("The spouse of {} is", "the spouse of {}")
     full = request(
         relation="P1303",
         phrasings=("{} is good at the",),
         implications=(("The maker of the instrument of {} is",),),
         contrasts=(("{} lives in", "The home of {} is in"),),
-        mentions=(ALIAS, mention),
         aliases=("Yasuda", "Toko"),
     )
     fields = json.loads(json.dumps(dataclasses.asdict(full)))
@@ -145,24 +143,34 @@ def test_an_edit_that_changes_nothing_is_refused(target_new):
         request(target_new=target_new)
 
 
-def test_only_a_bare_slot_makes_a_mention_an_alias():
-    assert request().mentions == (ALIAS,)
-    assert ALIAS.is_alias
-    assert not Mention("The spouse of {} is", "the spouse of {}").is_alias
+def test_edits_that_go_together_are_accepted():
+    other = request(edit_id="3", prompt="{} lives in", target_new="Lima")
+    twin = request(edit_id="4", prompt="{} is good at the")  # another wording, the same object
+    check_requests([request(), other, twin, request(edit_id="5", subject="Ann", target_new="drums")])
 
 
 @pytest.mark.parametrize(
-    ("ask", "phrase", "error", "message"),
+    ("changes", "message"),
     [
-        ("The spouse is", "the spouse of {}", ValueError, "`ask` must hold exactly one {} for the subject"),
-        ("The spouse of {} is", "{} or {}", ValueError, "`phrase` must hold exactly one {} for the subject"),
-        ("The spouse of {} is", " ", ValueError, "`phrase` must not be blank"),
-        (3, "the spouse of {}", TypeError, "`ask` must be a str, but got int"),
+        ({}, r"^`edits` must have different ids, but got '2' more than once\.$"),
+        (
+            {"edit_id": "3", "target_new": "drums"},
+            "^`edits` must give one fact one object, but '2' gives 'piano' and '3' gives 'drums' to 'Toko Yasuda plays",
+        ),
+        (
+            {"edit_id": "3", "target_new": "drums", "prompt": "{} is good at the", "relation": "P1303"},
+            "^`edits` must give one fact one object, but '2' gives 'piano' and '3' gives 'drums'",
+        ),
     ],
 )
-def test_malformed_mentions_are_refused(ask, phrase, error, message):
-    with pytest.raises(error, match=f"^{message}"):
-        Mention(ask, phrase)
+def test_edits_that_cannot_be_in_force_together_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_requests([request(relation="P1303"), request(**{"relation": "P1303", **changes})])
+
+
+def test_no_edit_is_refused():
+    with pytest.raises(ValueError, match=r"^`edits` must hold at least one edit, but got none\.$"):
+        check_requests([])
 
 
 def test_probe_takes_a_condition_or_none():

@@ -15,17 +15,16 @@ from mega_pl.backbone import Backbone, Site, load
 from mega_pl.data import read_jsonl
 from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test, sake_tests
-from mega_pl.editors.protocol import Edited, Editor
-from mega_pl.edits import BankUse, EditBank, GateConfig
+from mega_pl.editors.protocol import Edited, Editor, Routed
+from mega_pl.edits import ContentRouter, RoutedEdits, RouterConfig
+from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.evaluation import Mode, ask, routing
 from mega_pl.evaluation.sake import ask_bare, ask_edited, sake_row
 from mega_pl.fitting import MapConfig, fit_maps, make_bank
 from mega_pl.functional import Transport
 from mega_pl.metrics import Row, score_sake
 
-MODES: tuple[Mode, ...] = ("gate", "oracle", "forced")
-LAYERS = (1, 3)
-"""Blocks whose outputs the bank's gate reads."""
+MODES: tuple[Mode, ...] = ("own", "oracle", "subject", "relation", "always")
 
 
 class Setting:
@@ -38,13 +37,8 @@ class Setting:
         config, sites = PromptConfig(prefixes=1), [Site(1, "resid_mid"), Site(2, "resid_mid")]
         maps = fit_maps(self.backbone, [expand(r, config) for r in requests], sites, MapConfig())
         fitted = {r.edit_id: (r, m) for r, m in zip(requests, maps, strict=True)}
-        gate = GateConfig(layers=LAYERS)
-        bank = make_bank(self.backbone, fitted, gate, config, 1.0, {})
-        # a random model tells questions apart so badly that the gate may stay silent throughout; open it half-way
+        self.bank = make_bank(self.backbone, fitted, RouterConfig(), 1.0, {})
         self.tests = [test for case in cases for test in sake_tests(case)]
-        cosines = sorted(nearest(self.backbone, bank, test.prompt)[1] for test in self.tests)
-        middle = len(cosines) // 2
-        self.bank = replace(bank, gate=replace(bank.gate, threshold=sum(cosines[middle - 1 : middle + 1]) / 2))
 
 
 @pytest.fixture
@@ -52,9 +46,8 @@ def setting(roomy_folder: Callable[[str], Path], edits_file: Path) -> Setting:
     return Setting(roomy_folder("gpt2"), edits_file)
 
 
-def forward(backbone: Backbone, prompt: str, moves: dict[int, Callable[[Tensor], Tensor]]) -> tuple[Tensor, Tensor]:
-    """Chances (V,) after a prompt, and the outputs (T, F) of `LAYERS`, without padding, mask or positions."""
-    seen: dict[int, Tensor] = {}
+def forward(backbone: Backbone, prompt: str, moves: dict[int, Callable[[Tensor], Tensor]]) -> Tensor:
+    """Chances (V,) after a prompt, without padding, mask or positions."""
     entered: dict[int, Tensor] = {}
     handles = []
     for i, block in enumerate(backbone.model.transformer.h):
@@ -70,33 +63,25 @@ def forward(backbone: Backbone, prompt: str, moves: dict[int, Callable[[Tensor],
             added[:, -1] += moves[i](middle) - middle
             return (added, *output[1:])
 
-        def leave(_: nn.Module, __: object, output: Tensor, i: int = i) -> None:
-            seen[i] = output
-
-        handles += [
-            block.register_forward_pre_hook(enter),
-            block.attn.register_forward_hook(attended),
-            block.register_forward_hook(leave),
-        ]
+        handles += [block.register_forward_pre_hook(enter), block.attn.register_forward_hook(attended)]
     ids = torch.tensor([backbone.tokenizer(prompt)["input_ids"]])
     with torch.no_grad():
-        logits = backbone.model(ids, use_cache=False).logits[0, -1]
+        logits: Tensor = backbone.model(ids, use_cache=False).logits[0, -1]
     for handle in handles:
         handle.remove()
-    return logits.softmax(-1), torch.cat([seen[i][0] for i in LAYERS], dim=-1)
+    return logits.softmax(-1)
 
 
-def nearest(backbone: Backbone, bank: EditBank, prompt: str, *, owned: bool = False) -> tuple[int, float]:
-    """The owner of the question that is nearest to any token of a prompt, and its cosine."""
-    best = (-1, -2.0)
-    space = bank.gate.space
-    for state in forward(backbone, prompt, {})[1]:
-        point = (state - space.mean) @ space.projection
-        for question, owner in zip(bank.gate.questions, bank.gate.owners.tolist(), strict=True):
-            cosine = float(point @ question / point.norm())
-            if cosine > best[1] and not (owned and owner < 0):
-                best = (owner, cosine)
-    return best
+def route(setting: Setting, test: Test, mode: Mode) -> int:
+    """The edit that a test goes to, alone."""
+    if mode == "oracle":
+        return -1 if test.metric in ("spec", "rs") else setting.bank.index(test.edit_id)
+    router, encoded = setting.bank.router, setting.backbone.encode([test.prompt])
+    assert isinstance(router, ContentRouter)
+    if mode in ("subject", "relation"):
+        router = router.only(mode)
+    prompts = Prompts(setting.backbone, encoded.inputs, encoded.last)
+    return router.route(prompts, forced=mode == "always")[0].edit
 
 
 def move(transport: Transport, x: Tensor) -> Tensor:
@@ -107,20 +92,15 @@ def move(transport: Transport, x: Tensor) -> Tensor:
 
 def ask_slowly(setting: Setting, test: Test, mode: Mode) -> Row:
     backbone, bank = setting.backbone, setting.bank
-    if mode == "oracle":
-        edit = -1 if test.metric in ("spec", "rs") else bank.index(test.edit_id)
-    else:
-        edit, cosine = nearest(backbone, bank, test.prompt, owned=mode == "forced")
-        if mode == "gate" and cosine < bank.gate.threshold:
-            edit = -1
+    edit = route(setting, test, mode)
     maps = {} if edit < 0 else {site.layer: maps[edit] for site, maps in bank.maps.items()}
-    bare = forward(backbone, test.prompt, {})[0]
-    moved = forward(backbone, test.prompt, {layer: partial(move, transport) for layer, transport in maps.items()})[0]
+    bare = forward(backbone, test.prompt, {})
+    moved = forward(backbone, test.prompt, {layer: partial(move, transport) for layer, transport in maps.items()})
     before = len(backbone.tokenizer(test.prompt)["input_ids"])
     new, true = (backbone.tokenizer(f"{test.prompt} {o}")["input_ids"][before] for o in (test.new, test.true))
     knows = True
     if test.condition_prompt:
-        said = token(backbone, forward(backbone, test.condition_prompt, {})[0]).strip()
+        said = token(backbone, forward(backbone, test.condition_prompt, {})).strip()
         knows = bool(said) and any(answer.startswith(said) for answer in test.condition_answers)
     return Row(
         test=test,
@@ -152,25 +132,43 @@ def test_a_padded_batch_agrees_with_one_prompt_at_a_time(setting: Setting) -> No
     assert len({len(setting.backbone.tokenizer(t.prompt)["input_ids"]) for t in setting.tests}) > 5  # it is padded
     rows = ask(setting.backbone, setting.bank, setting.tests, MODES)
     assert list(rows) == list(MODES)
-    # Routed by an oracle: on a random model all questions look alike, and the gate's nearest two nearly tie.
-    assert_close(rows["oracle"], [ask_slowly(setting, test, "oracle") for test in setting.tests])
+    for mode in MODES:
+        assert_close(rows[mode], [ask_slowly(setting, test, mode) for test in setting.tests])
 
 
 def test_the_comparison_has_something_to_compare(setting: Setting) -> None:
     rows = ask(setting.backbone, setting.bank, setting.tests, MODES)
-    assert {bool(row.fired) for row in rows["gate"]} == {True, False}
-    assert {row.knows for row in rows["gate"]} == {True, False}
-    assert len({row.fired for row in rows["forced"]}) > 1
-    for row in rows["gate"]:
+    assert {bool(row.fired) for row in rows["own"]} == {True, False}
+    assert {row.knows for row in rows["own"]} == {True, False}
+    assert len({row.fired for row in rows["always"]}) > 1
+    for row in rows["own"]:
         assert (row.new_probability != row.bare_new) == bool(row.fired)  # a steered row moves, a silent one not a bit
-    assert rows["gate"] != rows["oracle"]
+    fired = {mode: tuple(row.fired for row in rows[mode]) for mode in MODES}
+    assert len(set(fired.values())) == len(MODES)  # no two modes route alike
+    assert "" not in fired["always"]
+    assert sum(map(bool, fired["own"])) < sum(map(bool, fired["subject"]))
+
+
+def test_an_edit_prompt_and_its_paraphrases_go_to_the_edit(setting: Setting) -> None:
+    rows = ask(setting.backbone, setting.bank, setting.tests, ["own"])["own"]
+    assert {row.fired == row.test.edit_id for row in rows if row.test.metric == "acc"} == {True}
+    assert {row.fired for row in rows if row.test.metric in ("spec", "rs")} == {""}
+
+
+def test_one_kind_of_evidence_alone_needs_a_router_by_content(setting: Setting) -> None:
+    centres = CentreRouter(torch.zeros(4, setting.backbone.width), torch.zeros(4), layer=0)
+    bank = replace(setting.bank, router=centres)
+    with pytest.raises(ValueError, match="mode 'subject' must have a router by content, but got one of kind 'centre'"):
+        ask(setting.backbone, bank, setting.tests, ["subject"])
+    with pytest.raises(ValueError, match="`mode` of an editor must be own, oracle or always, but got 'relation'; ask"):
+        ask_edited(setting.backbone, Edited(), setting.tests, mode="relation")
 
 
 def test_a_batch_agrees_with_single_prompts(setting: Setting) -> None:
-    # Routed by an oracle: a gate fitted on a random model has its threshold between values that nearly tie.
-    together = ask(setting.backbone, setting.bank, setting.tests, ["oracle"])["oracle"]
-    alone = [ask(setting.backbone, setting.bank, [test], ["oracle"])["oracle"][0] for test in setting.tests]
-    assert_close(together, alone)
+    together = ask(setting.backbone, setting.bank, setting.tests, MODES)
+    alone = [ask(setting.backbone, setting.bank, [test], MODES) for test in setting.tests]
+    for mode in MODES:
+        assert_close(together[mode], [rows[mode][0] for rows in alone])
 
 
 def test_the_backbone_is_given_back(setting: Setting) -> None:
@@ -199,46 +197,40 @@ def test_routing_counts_right_wrong_and_silent() -> None:
     }
 
 
-class Banked(Edited):
-    """A bank in force, routed as it is told; what any routing editor offers."""
+class Watched(Routed):
+    """A bank in force that remembers how it was told to route."""
 
-    def __init__(self, use: BankUse) -> None:
-        self.use = use
-        self.routed: list[tuple[object, bool]] = []
+    def __init__(self, use: RoutedEdits) -> None:
+        super().__init__(use)
+        self.orders: list[tuple[object, bool]] = []
 
     def route(self, edits: Sequence[str | None] | None = None, *, forced: bool = False) -> None:
-        self.use.fixed = None if edits is None else [-1 if e is None else self.use.bank.index(e) for e in edits]
-        self.use.forced = forced
-        self.routed.append((edits, forced))
-
-    @property
-    def fired(self) -> list[str | None]:
-        return self.use.fired
+        super().route(edits, forced=forced)
+        self.orders.append((edits, forced))
 
 
-def test_any_edited_model_can_be_asked_what_a_bank_is(setting: Setting) -> None:
+@pytest.mark.parametrize("mode", ["own", "oracle", "always"])
+def test_any_edited_model_can_be_asked_what_a_bank_is(setting: Setting, mode: Mode) -> None:
     bare = ask_bare(setting.backbone, setting.tests)
-    for mode in MODES:
-        with setting.bank.apply(setting.backbone) as use:
-            edited = Banked(use)
-            answers = ask_edited(setting.backbone, edited, setting.tests, mode=mode)
-            assert (use.fixed, use.forced) == (None, False)  # routed as before
-        rows = [sake_row(*columns) for columns in zip(setting.tests, bare, answers, strict=True)]
-        if mode == "oracle":  # the gate's nearest questions nearly tie on a random model
-            assert_close(rows, ask(setting.backbone, setting.bank, setting.tests, [mode])[mode])
-        assert {edits is None for edits, _ in edited.routed[:-1]} == {mode != "oracle"}
-        assert {forced for _, forced in edited.routed[:-1]} == {mode == "forced"}
+    with setting.bank.apply(setting.backbone) as use:
+        edited = Watched(use)
+        answers = ask_edited(setting.backbone, edited, setting.tests, mode=mode)
+        assert (use.fixed, use.forced) == (None, False)  # routed as before
+    rows = [sake_row(*columns) for columns in zip(setting.tests, bare, answers, strict=True)]
+    assert_close(rows, ask(setting.backbone, setting.bank, setting.tests, [mode])[mode])
+    assert {edits is None for edits, _ in edited.orders[:-1]} == {mode != "oracle"}
+    assert {forced for _, forced in edited.orders[:-1]} == {mode == "always"}
 
 
 def test_routing_is_left_alone_unless_a_mode_is_named(setting: Setting) -> None:
     with setting.bank.apply(setting.backbone, forced=True) as use:
-        edited = Banked(use)
+        edited = Watched(use)
         answers = ask_edited(setting.backbone, edited, setting.tests)
-    assert edited.routed == []
+    assert edited.orders == []
     assert all(answer.fired for answer in answers)
 
 
-def test_editors_without_a_gate(setting: Setting, editors: Sequence[Editor]) -> None:
+def test_editors_without_a_router(setting: Setting, editors: Sequence[Editor]) -> None:
     backbone, requests = setting.backbone, list(setting.bank.requests)
     bare = ask_bare(backbone, setting.tests)
     for editor in editors:
@@ -246,7 +238,7 @@ def test_editors_without_a_gate(setting: Setting, editors: Sequence[Editor]) -> 
             answers = ask_edited(backbone, edited, setting.tests)
             for test, answer in zip(setting.tests, answers, strict=True):
                 prompt = edited.prompt(test.prompt)
-                chances, _ = forward(backbone, prompt, {})
+                chances = forward(backbone, prompt, {})
                 for found, o in ((answer.new, test.new), (answer.true, test.true)):
                     expected = float(chances[backbone.answer_ids(prompt, o)[0]])
                     assert found == pytest.approx(expected, rel=1e-3)
@@ -258,7 +250,7 @@ def test_editors_without_a_gate(setting: Setting, editors: Sequence[Editor]) -> 
 
 def test_a_bare_model_knows_a_condition_if_it_gives_its_answer(setting: Setting) -> None:
     prompts = ("Rome is a city in", "He was born in the city of")
-    said = [token(setting.backbone, forward(setting.backbone, prompt, {})[0]).strip() for prompt in prompts]
+    said = [token(setting.backbone, forward(setting.backbone, prompt, {})).strip() for prompt in prompts]
     asked = Test(edit_id="a", metric="ci", prompt="Rome is", answers=("x",), new="Rome", true="Paris")
     tests = [
         replace(asked, condition_prompt=prompt, condition_answers=(answer,))
@@ -277,7 +269,7 @@ def test_literal_ids_are_those_without_the_space(setting: Setting) -> None:
         if test.metric != "acc":
             assert answer == usual
             continue
-        chances, _ = forward(backbone, test.prompt, {})
+        chances = forward(backbone, test.prompt, {})
         first = backbone.tokenizer(test.new)["input_ids"][0]
         assert first != backbone.answer_ids(test.prompt, test.new)[0]
         assert answer.new == pytest.approx(float(chances[first]), rel=1e-3)

@@ -11,12 +11,12 @@ from transformers import AutoTokenizer
 
 from mega_pl.backbone import Backbone, Site, steer
 from mega_pl.editors.protocol import Edited
-from mega_pl.edits import EditBank, EditRequest, Gate
+from mega_pl.edits import EditBank, EditRequest
+from mega_pl.edits.routing import CentreRouter
 from mega_pl.evaluation import TeacherForced, teacher_forced
 from mega_pl.evaluation.batching import batches
 from mega_pl.evaluation.forcing import answer_ids
 from mega_pl.functional import mean_shift, stack
-from mega_pl.functional.discriminant import Discriminant
 
 PAIRS = [
     ("The capital of France is", "Paris"),
@@ -134,11 +134,9 @@ def forced_bank(backbone: Backbone) -> EditBank:
     source = torch.randn(6, backbone.width, generator=generator)
     target = source + 3 * torch.randn(1, backbone.width, generator=generator)
     maps = {Site(layer, "resid_mid"): stack([mean_shift(source, target)]) for layer in (1, 2)}
-    space = Discriminant(torch.zeros(backbone.width), torch.eye(backbone.width))
-    question = torch.nn.functional.normalize(torch.ones(1, backbone.width), dim=-1)
-    gate = Gate(space, question, torch.zeros(1, dtype=torch.long), 2.0)
+    router = CentreRouter(torch.zeros(1, backbone.width), torch.tensor([-1.0]), layer=3)  # silent unless it is forced
     origin: Mapping[str, Any] = {"name": backbone.name, **backbone.fingerprint}
-    return EditBank((request,), maps, gate, (3,), 1.0, origin, {})
+    return EditBank((request,), maps, router, 1.0, origin, {})
 
 
 class Forced(Edited):

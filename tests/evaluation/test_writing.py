@@ -11,11 +11,11 @@ from transformers import AutoTokenizer
 
 from mega_pl.backbone import Backbone, Site, steer
 from mega_pl.editors.protocol import Edited
-from mega_pl.edits import EditBank, EditRequest, Gate
+from mega_pl.edits import EditBank, EditRequest
+from mega_pl.edits.routing import CentreRouter
 from mega_pl.evaluation import Continuation, Sampling, continuations
 from mega_pl.evaluation.writing import TopKNoise
 from mega_pl.functional import mean_shift, stack
-from mega_pl.functional.discriminant import Discriminant
 
 PROMPTS = ["Rome", "The capital of France is", "He was born in the city of", "The official language of the country is"]
 FAMILIES = ("gpt2", "llama", "gpt_neox", "gemma2")
@@ -143,10 +143,8 @@ def test_a_bank_routes_and_moves_the_prompt_and_then_lets_the_model_write(tiny_b
     source = torch.randn(6, backbone.width, generator=generator)
     target = source + 3 * torch.randn(1, backbone.width, generator=generator)
     maps = {Site(layer, "resid_mid"): stack([mean_shift(source, target)]) for layer in (1, 2)}
-    space = Discriminant(torch.zeros(backbone.width), torch.eye(backbone.width))
-    question = torch.nn.functional.normalize(torch.ones(1, backbone.width), dim=-1)
-    gate = Gate(space, question, torch.zeros(1, dtype=torch.long), 2.0)
-    bank = EditBank((request,), maps, gate, (3,), 1.0, {"name": backbone.name, **backbone.fingerprint}, {})
+    router = CentreRouter(torch.zeros(1, backbone.width), torch.tensor([-1.0]), layer=3)  # silent unless it is forced
+    bank = EditBank((request,), maps, router, 1.0, {"name": backbone.name, **backbone.fingerprint}, {})
     with bank.apply(backbone, forced=True) as use:
         written = continuations(backbone, PROMPTS, 6, edited=Routed(use))
     assert written == [Continuation(write_slowly(backbone, prompt, 6, maps), "x") for prompt in PROMPTS]

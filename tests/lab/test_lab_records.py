@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mega_pl.data.scope import scope_questions
 
-from mega_pl.backbone import load
 from mega_pl.data.prompts import PREFIXES, PromptConfig, expand
 from mega_pl.edits import EditCase
 from mega_pl.lab.data import LabDataModule
@@ -99,7 +97,7 @@ def test_nothing_that_fits_is_held_out(maker: RecordMaker) -> None:
     texts = set()
     for record in records(maker):
         texts |= {record["requested_rewrite"]["prompt"], *record["source_list"]}
-        for name in ("implication_list", "contrast_list", "mention_list"):
+        for name in ("implication_list", "contrast_list"):
             texts |= {text for group in record[name] for text in group}
     assert_unheard(texts, maker.world)
 
@@ -108,15 +106,6 @@ def test_nothing_that_is_expanded_is_held_out(cases: list[EditCase]) -> None:
     config = PromptConfig()
     sets = [expand(case.request, config) for case in cases[::20]]
     assert_unheard({text for prompts in sets for text in (*prompts.source, *prompts.target)}, World())
-
-
-def test_nothing_that_a_scope_owns_is_held_out_or_asked(cases: list[EditCase]) -> None:
-    backbone = load("lab-gpt2")
-    some = cases[::20]
-    questions = scope_questions(backbone, [case.request for case in some], PromptConfig(prefixes=1))
-    owned = {prompt for question in questions if question.owner >= 0 for prompt in question.prompts}
-    assert_unheard(owned, World())
-    assert owned.isdisjoint(asked for case in some for asked in prompts_of(case))
 
 
 def prompts_of(case: EditCase) -> Iterator[str]:

@@ -213,19 +213,19 @@ def _evidence(
 
 def _fit_logistic(evidence: Tensor, right: Tensor, penalty: float = 1e-3) -> tuple[Tensor, float]:
     """Weights (F,), none negative, and bias of a logistic model, by L-BFGS on standardised evidence (N, F)."""
-    scale = evidence.double().std(0).clamp(min=1e-6)
-    x, y = evidence.double() / scale, right.double()
-    free = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([free, bias], max_iter=300, line_search_fn="strong_wolfe")
+    with torch.inference_mode(False), torch.enable_grad():
+        scale = evidence.double().std(0).clamp(min=1e-6)
+        x, y = evidence.double() / scale, right.double()
+        free = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([free, bias], max_iter=300, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        weights = F.softplus(free)
-        value = F.binary_cross_entropy_with_logits(x @ weights + bias, y) + penalty * weights.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            weights = F.softplus(free)
+            value = F.binary_cross_entropy_with_logits(x @ weights + bias, y) + penalty * weights.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
 
-    with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return (F.softplus(free.detach()) / scale).float(), float(bias.detach())
+        return (F.softplus(free.detach()) / scale).float(), float(bias.detach())

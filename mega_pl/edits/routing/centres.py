@@ -66,7 +66,7 @@ class CentreRouter:
         """What is compared: states of the bare model (B, K), or sentence vectors, on the CPU."""
         if self.encoder is None:
             return prompts.last_states(self.layer).cpu()
-        return encoder_of(self.encoder)([" ".join(turns) for turns in prompts.turns])
+        return encoder_of(self.encoder, normalized=False)([" ".join(filter(None, turns)) for turns in prompts.turns])
 
     def route(self, prompts: Prompts, *, forced: bool = False) -> list[Route]:
         """Choose an edit for each prompt; ``forced`` leaves no choice to stay silent."""

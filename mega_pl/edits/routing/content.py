@@ -20,7 +20,7 @@ from mega_pl.edits.routing.matcher import EVIDENCE, Relation, masked, matcher_fr
 from mega_pl.edits.routing.phrases import PHRASINGS, NounPhrases
 from mega_pl.edits.routing.question import Question, last_questions, sentences_of
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route
-from mega_pl.edits.routing.scope import Scopes
+from mega_pl.edits.routing.scope import SAME, Scopes
 from mega_pl.edits.routing.subjects import SubjectFinder, names_of
 from mega_pl.edits.routing.vectors import EarlyStates, Vectors, encoder_of
 
@@ -37,9 +37,6 @@ OTHER_RELATIONS = 6
 
 ENOUGH = 64
 """Wrong questions from which on the threshold is set on them."""
-
-SAME = 0.999
-"""Cosine from which on two questions are the same."""
 
 BATCH = 128
 """Prompts a forward pass."""

@@ -30,12 +30,12 @@ class NounPhrases:
     Args:
         matcher: Knows the nouns of each relation.
         phrasings: By relation index the templates by which its object is asked for.
-        answers: By relation and name the subject of the bank, folded, that the model named; empty for none.
+        answers: By relation and name what the model answered so far; it is the same whatever edits there are.
     """
 
     matcher: RelationMatcher
     phrasings: tuple[tuple[str, ...], ...]
-    answers: dict[tuple[int, str], str] = field(default_factory=dict)
+    answers: dict[tuple[int, str], list[str]] = field(default_factory=dict)
 
     def questions(
         self, backbone: Backbone, sentences: Sequence[str], relations: set[int], finder: SubjectFinder
@@ -52,31 +52,24 @@ class NounPhrases:
             [(match, relation) for match in self._pattern.finditer(text) for relation in self._named(match, relations)]
             for text in sentences
         ]
-        self._ask(backbone, {(relation, match["name"]) for of in found for match, relation in of}, finder)
-        return [
-            [
-                Question(
-                    forms_of(f"{text[: match.start()]}{MASK}{text[match.end() :]}"),
-                    finder.owners[self.answers[relation, match["name"]]],
-                    match[0],
-                    "name",
-                )
-                for match, relation in of
-                if self.answers[relation, match["name"]] in finder.owners
-            ]
-            for text, of in zip(sentences, found, strict=True)
-        ]
+        self._ask(backbone, {(relation, match["name"]) for of in found for match, relation in of})
+        readings = []
+        for text, of in zip(sentences, found, strict=True):
+            named = [(match, self._subject(relation, match["name"], finder)) for match, relation in of]
+            readings.append([_reading(text, match, finder.owners[subject]) for match, subject in named if subject])
+        return readings
 
-    def _ask(self, backbone: Backbone, phrases: set[tuple[int, str]], finder: SubjectFinder) -> None:
-        """Remember which subject each relation leads to from a name, by the first answer that is one."""
+    def _ask(self, backbone: Backbone, phrases: set[tuple[int, str]]) -> None:
+        """Ask to whom each relation leads from a name, and remember the answers."""
         new = sorted(phrases - self.answers.keys())
-        prompts = [
-            (phrase, template.replace("{}", phrase[1])) for phrase in new for template in self.phrasings[phrase[0]]
-        ]
+        prompts = [(phrase, t.replace("{}", phrase[1])) for phrase in new for t in self.phrasings[phrase[0]]]
         texts = continued(backbone, [prompt for _, prompt in prompts], TOKENS)
-        self.answers.update(dict.fromkeys(new, ""))
         for (phrase, _), text in zip(prompts, texts, strict=True):
-            self.answers[phrase] = self.answers[phrase] or _first_subject(text, finder)
+            self.answers.setdefault(phrase, []).append(text)
+
+    def _subject(self, relation: int, name: str, finder: SubjectFinder) -> str:
+        """The subject of the bank, folded, that an answer begins with, or nothing."""
+        return next(filter(None, (_first_subject(text, finder) for text in self.answers[relation, name])), "")
 
     def _named(self, match: re.Match[str], relations: set[int]) -> set[int]:
         return self.matcher.relations_of_noun(fold(match["noun"])) & relations
@@ -85,6 +78,12 @@ class NounPhrases:
     def _pattern(self) -> re.Pattern[str]:
         noun = f"(?P<noun>(?i:{self.matcher.noun_pattern}))"
         return re.compile(rf"\b(?:[Tt]he (?:\w+ or )?)?{noun} of (?P<name>{_NAME})")
+
+
+def _reading(text: str, phrase: re.Match[str], edits: tuple[int, ...]) -> Question:
+    """A sentence as a question about whom a noun phrase in it names."""
+    forms = forms_of(f"{text[: phrase.start()]}{MASK}{text[phrase.end() :]}")
+    return Question(forms, edits, phrase[0], "name")
 
 
 def _first_subject(answer: str, finder: SubjectFinder) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ _MARKS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", 
 _SPACELESS = (("\u0e00", "\u0eff"), ("\u3040", "\u9fff"), ("\uac00", "\ud7af"), ("\U00020000", "\U0003ffff"))
 """Thai and Lao, Japanese and Chinese, Korean, whose particles follow without a space, and rare Chinese characters."""
 
+_BEFORE, _AFTER = re.compile(r"([^\W\d_]+) $"), re.compile(r" ([^\W\d_]+)")
+"""The words that only a space parts from a name, whatever follows them."""
+
 FUNCTION_WORDS = frozenset(
     "a about after all also an and answer any are as at be because been before but by can could did do does "
     "for from had has have he her here his how i if in into is it its may me might must my no not now of off "
@@ -21,7 +25,7 @@ FUNCTION_WORDS = frozenset(
     "then there these they this those to too under until up us was we were what when where which while who "
     "whom whose why will with would you your".split()
 )
-"""Words that name something only where they are a title, and that may stand before a name with a capital letter."""
+"""Words that name something only where they are a title, and that may stand beside a name with a capital letter."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def _folded(character: str) -> str:
 
 def composed(text: str) -> str:
     """The text in NFKC with plain apostrophes and single spaces, in which places are counted; lines stay lines."""
-    lines = unicodedata.normalize("NFKC", text).translate(_MARKS).splitlines()
+    lines = unicodedata.normalize("NFKC", text.translate(_MARKS)).splitlines()
     return "\n".join(line for line in (" ".join(line.split()) for line in lines) if line)
 
 
@@ -105,10 +109,8 @@ class SubjectFinder:
             return True
         if mention.name in FUNCTION_WORDS:
             return text[mention.start : mention.end] in self._spelling[mention.name] and not _opens(text, mention.start)
-        before, after = text[: mention.start].split(" "), text[mention.end :].split(" ")
-        follows = text[mention.end : mention.end + 1] == " " and _is_capitalised(after[1])
-        leads = text[mention.start - 1 : mention.start] == " " and len(before) > 1 and _is_capitalised(before[-2])
-        return not (follows or (leads and fold(before[-2]) not in FUNCTION_WORDS))
+        neighbours = _BEFORE.search(text[: mention.start]), _AFTER.match(text[mention.end :])
+        return not any(word and _is_part_of_name(word[1]) for word in neighbours)
 
 
 def names_of(subjects: Sequence[str], aliases: Sequence[Sequence[str]]) -> dict[str, list[int]]:
@@ -141,8 +143,8 @@ def _is_letter(character: str) -> bool:
     return character.isalnum() and not spaceless
 
 
-def _is_capitalised(word: str) -> bool:
-    return len(word) > 1 and word[0].isupper() and word.isalpha()
+def _is_part_of_name(word: str) -> bool:
+    return len(word) > 1 and word[0].isupper() and fold(word) not in FUNCTION_WORDS
 
 
 def _opens(text: str, start: int) -> bool:

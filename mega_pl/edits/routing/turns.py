@@ -18,6 +18,8 @@ _BRACKETS = re.compile(r"\[/?INST\]|<</?SYS>>|<\|?[a-z_]*\|?>(?=\s*$)")
 def turns_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, ...]:
     """Split a prompt at its special tokens; what only names a speaker is left out, and so are empty turns.
 
+    The last one stays though it is empty: it says that the turn before has ended and waits for an answer.
+
     Args:
         tokenizer: The model's.
         ids: The prompt without padding.
@@ -28,4 +30,5 @@ def turns_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[st
     if len(texts) > 1 or (ids and ids[0] in special and _ROLE.match(texts[0] if texts else "")):
         texts = [_ROLE.sub("", text, count=1) if _ROLE.match(text) else text for text in texts]
     turns = [part.strip() for text in texts for part in _BRACKETS.split(text)]
-    return tuple(turn for turn in turns if turn)
+    found = tuple(turn for turn in turns if turn)
+    return (*found, "") if found and not turns[-1] else found

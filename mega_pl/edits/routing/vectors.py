@@ -56,17 +56,19 @@ class EarlyStates:
 
 
 class SentenceEncoder:
-    """Normalised mean over the last states of a sentence encoder, as Sentence-BERT makes it (arXiv:1908.10084).
+    """Mean over the last states of a sentence encoder, as Sentence-BERT makes it (arXiv:1908.10084).
 
     Args:
         name_or_path: A folder, or a name on the Hugging Face hub, such as sentence-transformers/all-MiniLM-L6-v2.
+        normalized: Whether vectors are scaled to length 1.
 
     Raises:
         ValueError: If it does not load.
     """
 
-    def __init__(self, name_or_path: str) -> None:
+    def __init__(self, name_or_path: str, *, normalized: bool = True) -> None:
         try:
+            self.normalized = normalized
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path)
             self.model: nn.Module = AutoModel.from_pretrained(name_or_path).eval().requires_grad_(False)
         except (OSError, ValueError) as error:
@@ -85,15 +87,16 @@ class SentenceEncoder:
             encoded = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
             states = self.model(**encoded).last_hidden_state
             weights = encoded["attention_mask"].to(states)[..., None]
-            parts.append(F.normalize((states * weights).sum(1) / weights.sum(1), dim=-1))
+            means = (states * weights).sum(1) / weights.sum(1)
+            parts.append(F.normalize(means, dim=-1) if self.normalized else means)
         vectors = torch.cat(parts)
         return vectors[torch.tensor(order).argsort()]
 
 
 @lru_cache(maxsize=2)
-def encoder_of(name_or_path: str) -> SentenceEncoder:
+def encoder_of(name_or_path: str, *, normalized: bool = True) -> SentenceEncoder:
     """The encoder of this name, loaded once."""
-    return SentenceEncoder(name_or_path)
+    return SentenceEncoder(name_or_path, normalized=normalized)
 
 
 class _Read(Exception):
