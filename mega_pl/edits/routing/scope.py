@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.edits.request import EditRequest
-from mega_pl.edits.routing.matcher import RelationMatcher, head_noun, masked, side, stems
+from mega_pl.edits.routing.matcher import EVIDENCE, RelationMatcher, head_noun, masked, side, stems
 from mega_pl.edits.routing.vectors import Vectors
 
 SAME = 0.999
@@ -166,7 +166,8 @@ class Scopes:
             ],
             strange_words=[len(words[text] - s.words) for (text, _), s in zip(pairs, scopes, strict=True)],
         )
-        evidence[(other > SAME) & (other > torch.maximum(own, implied))] = -torch.inf  # its author says that it is not
+        said_not = (other > SAME) & (other > torch.maximum(own, implied))
+        evidence[said_not, EVIDENCE.index("strange noun")] = -torch.inf
         direct = torch.maximum(own, best.masked_fill(~relations, -1.0).amax(1))
         return evidence, (torch.tensor(noun) > 0) | (implied > direct)
 
