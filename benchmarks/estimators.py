@@ -15,12 +15,10 @@ from tqdm import tqdm
 from mega_pl import Backbone, EditBank, Site, load
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test, sake_tests
-from mega_pl.edits import Gate
 from mega_pl.edits.storage import write_text
 from mega_pl.evaluation import ask
 from mega_pl.fitting import MapConfig, fit_maps
 from mega_pl.functional import stack
-from mega_pl.functional.discriminant import Discriminant
 from mega_pl.lab.data import LabDataModule
 from mega_pl.metrics import Row, score_sake
 from mega_pl.refining import RefineConfig, refine
@@ -96,12 +94,10 @@ def rows_of(
     maps = fit_maps(backbone, [expand(request, prompts) for request in requests], where, config)
     own = [phrasings(request, prompts) for request in requests]
     maps = refine(backbone, requests, own, maps, config.strength, refining)
-    closed = Gate(Discriminant(torch.zeros(1), torch.ones(1, 1)), torch.zeros(0, 1), torch.zeros(0).long(), 1.0)
     bank = EditBank(
         requests=tuple(requests),
         maps={site: stack([of_edit[site] for of_edit in maps]) for site in sorted(where)},
-        gate=closed,
-        gate_layers=(0,),
+        router=CentreRouter(torch.empty(0, 1), torch.empty(0)),  # an oracle routes
         strength=config.strength,
         backbone={"name": backbone.name, **backbone.fingerprint},
         settings={},

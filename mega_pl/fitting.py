@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from mega_pl.aliasing import with_known_aliases
 from mega_pl.backbone import Backbone, Encoded, Site, record, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
@@ -343,6 +344,8 @@ def make_bank(
         settings: What to write beside the edits.
     """
     requests = [request for request, _ in fitted.values()]
+    if router.ask_aliases:
+        requests = with_known_aliases(backbone, requests)
     sites = next(iter(fitted.values()))[1]
     return EditBank(
         requests=tuple(requests),

@@ -15,6 +15,7 @@ ROOMS = [
     "asking",
     "edits",
     "data",
+    "aliasing",
     "metrics",
     "fitting",
     "refining",

@@ -58,6 +58,7 @@ class RouterConfig:
         last_question: Whether only what is asked last counts, instead of every sentence.
         answer: Whether what the bare model is about to say counts.
         noun_phrases: Whether the bare model is asked whom a noun phrase names, such as "the spouse of" somebody.
+        ask_aliases: Whether it is asked for other names of the subjects when edits are fitted.
         shrinkage: Of the scatter within relations towards a sphere, in (0, 1].
         max_rank: The most directions of the space of questions.
         seed: Of the calibration questions.
@@ -72,6 +73,7 @@ class RouterConfig:
     last_question: bool = True
     answer: bool = True
     noun_phrases: bool = True
+    ask_aliases: bool = True
     shrinkage: float = 0.3
     max_rank: int = 256
     seed: int = 0
