@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mega_pl import Backbone, EditBank, Site, load
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test, sake_tests
+from mega_pl.edits.routing import CentreRouter
 from mega_pl.edits.storage import write_text
 from mega_pl.evaluation import ask
 from mega_pl.fitting import MapConfig, fit_maps
