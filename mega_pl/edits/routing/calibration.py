@@ -198,9 +198,12 @@ def _evidence(
         noun.append(side(nouns[q] - left_out, set(own.nonzero()[:, 0].tolist()) | nouns[trial.prompt]))
         strange_noun.append(bool(heads[q]) and count[heads[q]] < least)
         strange_words.append(sum(count[word] < least for word in words[q]))
+    kinds = [set(relation.subjects) for relation in relations]
+    rivals = torch.tensor([[not own.isdisjoint(other) for other in kinds] for own in kinds])
     return matcher.evidence(
         best=matcher.best(points[rows], hidden),
         relations=relations_of,
+        rivals=(relations_of.float() @ rivals.float()) > 0,
         known=~(hides & right),
         own=wording,
         wording=wording,

@@ -35,6 +35,9 @@ OWN_WORDINGS = 4
 OTHER_RELATIONS = 6
 """The most questions about each one's subject by other relations."""
 
+CAUTION = 2 / 3
+"""How far between wrong and right questions the threshold lies where the model tells them apart."""
+
 ENOUGH = 64
 """Wrong questions from which on the threshold is set on them."""
 
@@ -66,7 +69,7 @@ class RouterConfig:
 
     encoder: str | None = None
     layer: int = 0
-    false_alarms: float = 0.09
+    false_alarms: float = 0.1
     recall: float = 0.95
     subject: bool = True
     relation: bool = True
@@ -292,7 +295,7 @@ class ContentRouter:
         logits = text + answers.logits(heard)
         low = float(logits[~right].quantile(1 - self.config.false_alarms, interpolation="higher"))
         high = float(logits[right].quantile(1 - self.config.recall, interpolation="lower"))
-        threshold = max(low, (low + high) / 2)  # half-way where the model tells them apart
+        threshold = max(low, low + CAUTION * (high - low))  # between them where the model tells them apart
         return replace(self, answers=answers, scopes=replace(self.scopes, matcher=matcher.at(threshold)))
 
     def _trials(self) -> list[_Trial]:

@@ -109,6 +109,7 @@ class RelationMatcher:
         self,
         best: Tensor,
         relations: Tensor,
+        rivals: Tensor,
         known: Tensor,
         own: Tensor,
         wording: Tensor,
@@ -122,6 +123,7 @@ class RelationMatcher:
         Args:
             best: (N, R) of `best`.
             relations: (N, R) bool, the relation that the edit is of, or those that it may be of.
+            rivals: (N, R) bool, the relations that lead from what its subject is; no other can be asked of it.
             known: (N,) bool, whether it says which.
             own: (N,) the largest cosine with the edit's own wordings.
             wording: (N,) the cosine with the edit's prompt.
@@ -132,7 +134,7 @@ class RelationMatcher:
             strange_words: (N,) how many of the question's words the edit's own wordings do not have.
         """
         own = torch.maximum(own, best.masked_fill(~relations, -1.0).amax(1))
-        others = best.masked_fill(relations, -1.0)
+        others = best.masked_fill(relations | ~rivals, -torch.inf)
         scores = SHARPNESS * torch.cat([own[:, None], others, other[:, None]], 1)
         side = torch.tensor(noun, dtype=torch.float32)
         head = torch.tensor(strange_noun, dtype=torch.float32)

@@ -139,9 +139,9 @@ class Scopes:
         if unseen is not None:
             cosines = cosines.masked_fill(unseen, -1.0)
         best = self.matcher.best(points, hidden)[rows]
-        relations = torch.zeros(len(pairs), len(self.types), dtype=torch.bool)
+        relations, rivals = torch.zeros(2, len(pairs), len(self.types), dtype=torch.bool)
         for i, scope in enumerate(scopes):
-            relations[i, list(scope.relations)] = True
+            relations[i, list(scope.relations)] = rivals[i, list(scope.rivals)] = True
         own, implied, other = (
             torch.stack([_nearest(cosines[row], places) for row, places in zip(rows.tolist(), of, strict=True)])
             for of in (
@@ -156,6 +156,7 @@ class Scopes:
         evidence = self.matcher.evidence(
             best=best,
             relations=relations,
+            rivals=rivals,
             known=torch.tensor([scope.known for scope in scopes]),
             own=torch.maximum(own, implied),
             wording=cosines[rows, torch.tensor([scope.own[0] for scope in scopes])],
