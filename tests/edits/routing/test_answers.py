@@ -101,7 +101,7 @@ def test_weights_are_the_best_of_a_grid():
 def learned(backbone):
     """Weights and evidence of a model that is asked 40 facts and the other ones about their subjects."""
     world, draw = World(), random.Random(0)
-    chosen = draw.sample([fact for fact in world.facts if fact.relation in ("birthplace", "capital", "spouse")], 40)
+    chosen = draw.sample(world.facts, 40)
     asked = [(edit, f) for edit, fact in enumerate(chosen) for f in world.facts if f.subject == fact.subject]
     prompts = [world.relations[f.relation].templates[0].replace("{}", f.subject) for _, f in asked]
     right = torch.tensor([f == chosen[edit] for edit, f in asked])
@@ -118,7 +118,7 @@ def learned(backbone):
 
 def test_a_model_that_knows_facts_is_heard_and_a_random_one_hardly(lab_backbone, tiny_backbone):
     knows, nats, right = learned(lab_backbone)
-    assert nats[right].mean() > 3 > -1 > nats[~right].mean()
+    assert nats[right].mean() > 3 > 0 > nats[~right].mean()
     noise, heard, right = learned(tiny_backbone("gpt2"))
     assert abs(heard[right].mean() - heard[~right].mean()) < 0.5
     assert max(noise) < PRIOR
