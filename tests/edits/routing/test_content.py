@@ -1,6 +1,7 @@
 """Routes of hand-made edits of the lab's model, which knows the people that they name."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,8 @@ from safetensors.torch import load, save
 
 from mega_pl.edits.routing import NO_EDIT, ContentRouter, RouterConfig
 from mega_pl.edits.routing.matcher import EVIDENCE
-from tests.edits.routing.conftest import BORN, CAPITAL, PANCAKE, REQUESTS, TONGUE, fired, request, routes
+from mega_pl.lab.world import World
+from tests.edits.routing.conftest import BORN, CAPITAL, PANCAKE, REQUESTS, TONGUE, fired, prompts_of, request, routes
 
 OWN = {
     "Marie Curie was born in": "born",
@@ -217,3 +219,119 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_a_layer_that_the_model_lacks_is_refused(tiny_backbone):
     with pytest.raises(ValueError, match=r"`layer` must lie in \[0, 3\] for this model, but got 4"):
         RouterConfig(layer=4).vectors(tiny_backbone("gpt2"))
+
+
+def forward_passes(backbone, route):
+    """How often the bare model is read meanwhile."""
+    calls: list[int] = []
+    handle = backbone.model.base_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        route()
+    finally:
+        handle.remove()
+    return len(calls)
+
+
+KNOWN = (
+    replace(BORN, target_true="Warsaw"),
+    replace(TONGUE, target_true="Polish"),
+    replace(CAPITAL, target_true="Paris"),
+)
+
+
+def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_about_to_say(lab_backbone, template_bank):
+    fitted = ContentRouter.fit(lab_backbone, KNOWN, template_bank, RouterConfig())
+    strict = replace(fitted, scopes=replace(fitted.scopes, matcher=fitted.scopes.matcher.at(1.0)))
+    deaf = replace(strict, answers=None)
+    own = ["Marie Curie arrived in this world in", "Marie Curie came to life in"]
+    others = ["Marie Curie was delivered in", "Parliament of France gathers in"]
+    assert fired(strict, lab_backbone, own) == ["born", "born"]
+    assert fired(deaf, lab_backbone, own) == [None, None]
+    assert fired(strict, lab_backbone, others) == [None, None]
+    assert fired(deaf, lab_backbone, others) == ["born", "capital"]
+    for sign, texts in ((1, own), (-1, others)):
+        assert all(sign * route.evidence["answer"] > 4 for route in routes(strict, lab_backbone, texts))
+
+
+def test_a_router_that_does_not_listen_makes_no_forward_pass(lab_backbone, template_bank):
+    quiet = RouterConfig(answer=False, noun_phrases=False)
+    deaf = ContentRouter.fit(lab_backbone, REQUESTS, template_bank, quiet)
+    texts = [*OWN, *FOREIGN]
+    assert forward_passes(lab_backbone, lambda: routes(deaf, lab_backbone, texts)) == 0
+    assert deaf.answers is None
+    assert {r.evidence.get("answer", 0.0) for r in routes(deaf, lab_backbone, texts)} == {0.0}
+    hears = ContentRouter.fit(lab_backbone, REQUESTS, template_bank, replace(quiet, answer=True))
+    assert forward_passes(lab_backbone, lambda: routes(hears, lab_backbone, texts)) == 1
+    nobody = ["Nobody asks for anything", "The capital of Spain is"]
+    assert forward_passes(lab_backbone, lambda: routes(hears, lab_backbone, nobody)) == 0
+    assert forward_passes(lab_backbone, lambda: deaf.add(lab_backbone, [BORN])) == 0
+
+
+def test_more_edits_refit_nothing(router, lab_backbone):
+    spain = request("spain", "The capital of {} is", "Spain", relation="P36", target_true="Madrid")
+    grown = router.add(lab_backbone, [spain])
+    assert grown.answers.weights == router.answers.weights
+    assert grown.answers.base is router.answers.base
+    assert grown.answers.tokens[:-1].tolist() == router.answers.tokens.tolist()
+    assert grown.answers.tokens[-1] == lab_backbone.answer_ids("The capital of Spain is", "Madrid")[0]
+    assert grown.scopes.matcher is router.scopes.matcher
+    assert grown.remove(0).answers.tokens.tolist() == grown.answers.tokens[1:].tolist()
+
+
+@pytest.mark.parametrize("text", ["The oldest pancake of Germany is", "Germany has an oldest pancake, which is"])
+def test_a_contrast_as_its_author_words_it_never_fires(router, lab_backbone, text):
+    lax = replace(router, scopes=replace(router.scopes, matcher=router.scopes.matcher.at(-50.0)))
+    assert fired(lax, lab_backbone, [text]) == [None]
+    assert routes(lax, lab_backbone, [text])[0].confidence == 0.0
+    bare = lax.remove(3).add(lab_backbone, [replace(PANCAKE, contrasts=())])
+    assert fired(bare, lab_backbone, [text]) == ["pancake"]  # control
+
+
+@pytest.fixture(scope="module")
+def people(lab_backbone):
+    """Twelve people, of each a birthplace and a mother tongue."""
+    world = World()
+    names = [n for n, kind in world.entities.items() if kind == "person" and (n, "birthplace") in world.answers][:12]
+    return [
+        request(f"{n}, {name}", f"The {name} of {{}} is", n, relation=code, target_true=world.answers[n, name])
+        for n in names
+        for name, code in (("birthplace", "P19"), ("native language", "P103"))
+    ]
+
+
+def test_a_larger_share_of_false_alarms_lowers_the_threshold_and_own_questions_pass(lab_backbone, template_bank, people):
+    few, many = (
+        ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig(false_alarms=share))
+        for share in (0.05, 0.3)
+    )
+    assert few.scopes.matcher.threshold > many.scopes.matcher.threshold
+    assert fired(few, lab_backbone, [r.filled for r in people]) == [r.edit_id for r in people]
+
+
+@pytest.mark.xfail(reason="most trials are vetoed, and the threshold, a quantile of theirs, is minus infinity")
+def test_a_veto_holds_at_any_share_of_false_alarms(lab_backbone, template_bank, people):
+    lax = ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig(false_alarms=0.7))
+    assert math.isfinite(lax.scopes.matcher.threshold)
+    text = f"The spouse of {people[0].subject} is"
+    assert fired(lax, lab_backbone, [text]) == [None]
+
+
+FAMILIES = [
+    "gpt2",
+    "llama",
+    "opt",
+    *(
+        pytest.param(name, marks=pytest.mark.xfail(reason="the head's own scale is left out"))
+        for name in ("granite", "cohere")
+    ),
+]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_next_token_is_that_of_the_whole_model(tiny_backbone, family, side):
+    backbone = tiny_backbone(family)
+    texts = ["The capital of France is", "Rome is", "He was born in the city of London"]
+    wanted = backbone.last_logits(backbone.encode(texts)).log_softmax(-1)
+    found = prompts_of(backbone, texts, side).log_probs([2, 0])
+    torch.testing.assert_close(found, wanted[[2, 0]], atol=1e-4, rtol=1e-4)
