@@ -299,7 +299,9 @@ def people(lab_backbone):
     ]
 
 
-def test_a_larger_share_of_false_alarms_lowers_the_threshold_and_own_questions_pass(lab_backbone, template_bank, people):
+def test_a_larger_share_of_false_alarms_lowers_the_threshold_and_own_questions_pass(
+    lab_backbone, template_bank, people
+):
     few, many = (
         ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig(false_alarms=share))
         for share in (0.05, 0.3)

@@ -8,6 +8,7 @@ import torch
 from mega_pl.backbone import Site
 from mega_pl.edits import EditBank
 from mega_pl.edits.routing import phrases
+from mega_pl.edits.routing.question import MASK
 from mega_pl.functional import mean_shift, stack
 from tests.edits.routing.conftest import BORN, REQUESTS, fired, request, routes
 
@@ -15,6 +16,69 @@ from tests.edits.routing.conftest import BORN, REQUESTS, fired, request, routes
 def forgetful(router):
     """The router whose model has not been asked for anybody yet."""
     return replace(router, phrases=replace(router.phrases, answers={}))
+
+
+def named(router, backbone, sentences, relations=None):
+    """The readings of sentences."""
+    every = set(range(len(router.scopes.types)))
+    return router.phrases.questions(backbone, sentences, every if relations is None else relations, router.finder)
+
+
+def test_a_noun_phrase_is_read_as_the_subject_that_it_names(router, lab_backbone, monkeypatch):
+    prompts, marie = [], " Marie Curie. He"
+
+    def says(_, batch, tokens):
+        prompts.extend(batch)
+        return [marie if "Pierre Curie" in prompt else " nobody" for prompt in batch]
+
+    monkeypatch.setattr(phrases, "continued", says)
+    fresh = forgetful(router)
+    sentences = [
+        "The birthplace of the spouse of Pierre Curie is",
+        "The wife of Tom Roe is",
+        "",
+        "The spouse of them is",
+    ]
+    (reading,), *others = named(fresh, lab_backbone, sentences)
+    assert others == [[], [], []]
+    assert f"The birthplace of {MASK} is" in reading.forms
+    assert reading.words == "the spouse of Pierre Curie"
+    assert reading.edits == (0, 1)  # both are about Marie Curie
+    (spouse,) = fresh.scopes.matcher.relations_of_noun("spouse")
+    wordings = fresh.phrases.phrasings[spouse]
+    assert len(wordings) == phrases.PHRASINGS
+    assert prompts == [t.replace("{}", name) for name in ("Pierre Curie", "Tom Roe") for t in wordings]
+    assert fresh.phrases.answers == {
+        (spouse, "Pierre Curie"): [marie] * len(wordings),
+        (spouse, "Tom Roe"): [" nobody"] * len(wordings),
+    }
+    assert named(fresh, lab_backbone, sentences, relations=set()) == [[], [], [], []]
+    assert len(prompts) == 2 * len(wordings)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "name"),
+    [
+        ("the wife of Ludwig van Beethoven is", "Ludwig van Beethoven"),
+        ("The Spouse of J. R. R. Tolkien was born in", "J. R. R. Tolkien"),
+        ("Where is the husband or wife of Simone de Beauvoir?", "Simone de Beauvoir"),
+        ("The wife of the man is", None),
+        ("Ann is a housewife of Rome", None),
+    ],
+)
+def test_names_after_nouns_are_found(router, lab_backbone, monkeypatch, sentence, name):
+    monkeypatch.setattr(phrases, "continued", lambda _, batch, tokens: ["" for _ in batch])
+    fresh = forgetful(router)
+    assert named(fresh, lab_backbone, [sentence]) == [[]]
+    assert {asked for _, asked in fresh.phrases.answers} == ({name} if name else set())
+
+
+def test_the_second_wording_counts_where_the_first_names_nobody(router, lab_backbone, monkeypatch):
+    monkeypatch.setattr(
+        phrases, "continued", lambda _, batch, tokens: [[" him", " Marie Curie"][i % 2] for i in range(len(batch))]
+    )
+    (found,) = named(forgetful(router), lab_backbone, ["The mother tongue of the wife of Pierre Curie is"])
+    assert [question.words for question in found] == ["the wife of Pierre Curie"]
 
 
 THROUGH = {
