@@ -103,6 +103,16 @@ def test_the_model_says_whom_a_noun_phrase_names(router, lab_backbone):
     assert fired(blind, lab_backbone, list(THROUGH)) == [None] * 4
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_noun_phrases_of_a_batch_are_read_as_alone(router, lab_backbone, side):
+    texts = ["The capital of France is", "Nobody asks", *THROUGH, "Marie Curie was born in"]
+    together = routes(router, lab_backbone, texts, side=side)
+    for text, route in zip(texts, together, strict=True):
+        (alone,) = routes(router, lab_backbone, [text])
+        assert (route.edit, route.subject) == (alone.edit, alone.subject)
+        assert dict(route.evidence) == pytest.approx(dict(alone.evidence), abs=1e-3)
+
+
 def test_the_model_is_asked_once_about_a_noun_phrase(router, lab_backbone, monkeypatch):
     fresh, calls = forgetful(router), []
 
