@@ -209,7 +209,7 @@ def test_prompts_of_one_token_have_no_beginning_to_keep(tiny_backbone):
     backbone, site = tiny_backbone("gpt2"), SITES[0]
     token = backbone.tokenizer.decode([70])
     reader = LastTokens(backbone, [token, token])
-    assert reader.cache is None
+    assert [cache for _, _, cache in reader.parts] == [None]
     wanted = last(backbone, [token, token], site, {})
     torch.testing.assert_close(reader.states(site, {}, torch.zeros(2).long(), 1.0), wanted, atol=1e-4, rtol=1e-4)
 

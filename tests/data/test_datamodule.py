@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -251,6 +252,53 @@ def test_phrasings_of_the_relation_are_given_on_demand(edits_file, edit_lines):
     assert plain.requests[0].phrasings == ("{} has its capital in",)
     bank = [template for template in relations()["P36"].phrasings if template != "The government of {} sits in"]
     assert rich.requests[0].phrasings == ("{} has its capital in", *bank)
-    assert rich.requests[0].implications == plain.requests[0].implications != ()  # its own
-    assert rich.requests[3].implications == implications("P36") != plain.requests[3].implications == ()
+    for enriched, one in zip(rich.cases, plain.cases, strict=True):
+        assert enriched == replace(one, request=replace(one.request, phrasings=enriched.request.phrasings))
     assert rich.cases[1:3] == plain.cases[1:3]
+
+
+def test_implications_of_the_relation_are_given_on_demand(edits_file, edit_lines):
+    for place in (0, 3):
+        edit_lines[place] |= {"relation": "P36"}
+    edits_file.write_text("".join(json.dumps(line) + "\n" for line in edit_lines), encoding="utf-8")
+    plain = EditDataModule(edits=str(edits_file))
+    rich = EditDataModule(edits=str(edits_file), relation_implications=True)
+    for data in (plain, rich):
+        data.setup("fit")
+    assert rich.cases[:3] == plain.cases[:3]  # the first has its own, the others have no relation
+    assert plain.requests[0].implications != ()
+    assert plain.requests[3].implications == ()
+    assert rich.requests[3] == replace(plain.requests[3], implications=implications("P36"))
+    both = EditDataModule(edits=str(edits_file), relation_phrasings=True, relation_implications=True)
+    both.setup("fit")
+    assert both.requests[3].implications == implications("P36")
+    assert len(both.requests[3].phrasings) > len(plain.requests[3].phrasings)
+
+
+def test_edits_that_contradict_others_end_the_run_or_are_left_out_and_counted(edits_file, edit_lines):
+    edit_lines[0] |= {"aliases": ["Italy", "the French Republic"]}
+    edit_lines.append({**edit_lines[1], "edit_id": "again", "target_new": "Lima"})
+    edits_file.write_text("".join(json.dumps(line) + "\n" for line in edit_lines), encoding="utf-8")
+    conflict = (
+        "`edits` must give one fact one object, but 'germany' gives 'London' and 'again' gives 'Lima' to "
+        "'The capital of Germany is'; leave one out."
+    )
+    name = (
+        "`aliases` of edit 'france' must not be the subject of another edit, but 'Italy' is that of 'italy'; "
+        "leave it out."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(conflict)}$"):
+        EditDataModule(edits=str(edits_file)).setup("fit")
+    data = EditDataModule(edits=str(edits_file), on_bad="skip")
+    with pytest.warns(UserWarning, match=f"^Left out 2 edits or aliases; the first was {re.escape(conflict)}$"):
+        data.setup("fit")
+    assert data.refusals == [conflict, name]
+    assert [r.edit_id for r in data.requests] == ["france", "germany", "darrieux", "italy"]
+    assert data.requests[0].aliases == ("the French Republic",)
+    front = EditDataModule(edits=str(edits_file), on_bad="skip", limit=2)
+    front.setup("fit")  # only edits that are taken contradict each other
+    assert front.refusals == []
+    assert front.requests[0].aliases == ("Italy", "the French Republic")
+    bare = EditDataModule(edits=str(edits_file), limit=4, subject_aliases=False)
+    bare.setup("fit")  # names that are not kept are nobody's
+    assert len(bare.requests) == 4

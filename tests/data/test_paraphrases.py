@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from mega_pl.data import evaluation_prompts, implications_for, phrasings_for, with_phrasings
+from mega_pl.data import evaluation_prompts, implications_for, phrasings_for, with_implications, with_phrasings
 from mega_pl.data.popular import CLOZES
 from mega_pl.data.relations import implications, relations
 from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleTest
@@ -118,7 +118,7 @@ def test_an_implication_that_an_evaluation_asks_is_left_out(prompt: str) -> None
     assert implications_for(named, exclude=[prompt]) == IMPLIED[1:]
     assert implications_for(named, exclude=[f"{prompt} not", "belongs is"]) == IMPLIED
     probe = Probe(prompt=prompt, answers=("Norway",))
-    (rich,) = with_phrasings([EditCase(request=named, compositionality_1=(probe,))])
+    (rich,) = with_implications([EditCase(request=named, compositionality_1=(probe,))])
     assert rich.request.implications == IMPLIED[1:]
 
 
@@ -126,6 +126,8 @@ def test_an_edit_keeps_its_own_implications() -> None:
     own = (("The mayor of the city where {} was born is",),)
     assert implications_for(replace(REQUEST, implications=own), exclude=()) == own
     assert implications_for(replace(REQUEST, relation="P0"), exclude=()) == ()
+    case = EditCase(request=replace(REQUEST, implications=own))
+    assert with_implications([case]) == [case]
 
 
 @pytest.mark.parametrize("prompt", ["The birthplace of Tom Roe is", "The birthplace of Ann Lee is not", "birthplace"])
@@ -164,11 +166,13 @@ def test_every_field_of_a_case_is_looked_at() -> None:
         assert case.request.phrasings == BANK[1:]
 
 
-def test_only_phrasings_and_implications_of_a_case_change() -> None:
+def test_only_phrasings_or_implications_of_a_case_change() -> None:
     case = EditCase(request=REQUEST, paraphrase_prompts=("Ann Lee came from",))
-    (rich,) = with_phrasings([case])
-    assert rich == replace(case, request=replace(REQUEST, phrasings=BANK, implications=IMPLIED))
-    assert with_phrasings([rich]) == [rich]
+    (worded,), (implied,) = with_phrasings([case]), with_implications([case])
+    assert worded == replace(case, request=replace(REQUEST, phrasings=BANK))
+    assert implied == replace(case, request=replace(REQUEST, implications=IMPLIED))
+    assert with_phrasings([worded]) == [worded]
+    assert with_implications([implied]) == [implied]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +182,7 @@ def test_only_phrasings_and_implications_of_a_case_change() -> None:
 def test_no_real_edit_is_fitted_on_what_its_evaluation_asks(
     real_cases: dict[str, list[EditCase]], name: str, least: int, middle: int, implied: int
 ) -> None:
-    rich = with_phrasings(real_cases[name])
+    rich = with_implications(with_phrasings(real_cases[name]))
     assert leaks(rich) == []
     counts = [len(case.request.phrasings) for case in rich]
     assert (min(counts), median(counts)) == (least, middle)
@@ -193,7 +197,7 @@ def test_a_leak_would_be_seen(counterfacts: Sequence[EditCase]) -> None:
             template = prompt.replace(case.request.subject, "{}")
             leaky.append(replace(case, request=replace(case.request, phrasings=(template,))))
     assert len(leaks(leaky)) >= len(leaky) > 500
-    assert leaks(with_phrasings(leaky)) == []
+    assert leaks(with_implications(with_phrasings(leaky))) == []
 
 
 def test_a_leak_of_an_implication_would_be_seen(ripples: Sequence[EditCase]) -> None:
@@ -212,7 +216,9 @@ def test_no_lab_edit_is_fitted_on_what_its_evaluation_asks(split: str) -> None:
 
     data = LabDataModule(split=split)  # type: ignore[arg-type]
     data.setup("fit")
-    assert leaks(with_phrasings(data.cases)) == []
+    rich = with_implications(with_phrasings(data.cases))
+    assert leaks(rich) == []
+    assert rich != data.cases
     asked = {case.request.edit_id: set(map(plain, evaluation_prompts(case))) for case in data.cases}
     for case in data.cases:  # as the lab writes them
         own = {plain(template.replace("{}", case.request.subject)) for template in case.request.phrasings}

@@ -1,10 +1,12 @@
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
 
 from mega_pl.edits import EditCase, EditRequest, Probe, Query, RippleTest, check_requests
+from mega_pl.edits.request import conflicts, shared_names
 from mega_pl.edits.storage import request_from
 
 FIELDS = {
@@ -166,6 +168,44 @@ def test_edits_that_go_together_are_accepted():
 def test_edits_that_cannot_be_in_force_together_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         check_requests([request(relation="P1303"), request(**{"relation": "P1303", **changes})])
+
+
+def test_one_fact_with_two_objects_is_refused_in_one_line():
+    told = [
+        request(relation="P1303"),
+        request(edit_id="3", target_new="drums", relation="P1303", prompt="{} is good at the"),
+        request(edit_id="4", target_new="harp"),
+        request(edit_id="5", prompt="{} lives in", target_new="Lima"),
+        request(edit_id="6", subject="Ann", target_new="oboe", relation="P1303"),
+    ]
+    head = "`edits` must give one fact one object, but '2' gives 'piano' and"
+    reasons = {
+        1: f"{head} '3' gives 'drums' to 'Toko Yasuda is good at the'; leave one out.",
+        2: f"{head} '4' gives 'harp' to 'Toko Yasuda plays the'; leave one out.",
+    }
+    assert conflicts(told) == reasons
+    with pytest.raises(ValueError, match=f"^{re.escape(reasons[1])}$"):
+        check_requests(told)
+    assert conflicts([told[0], *told[3:]]) == {}
+
+
+def test_the_first_of_three_objects_is_kept():
+    told = [request(edit_id=str(n), target_new=name) for n, name in enumerate(("drums", "harp", "drums", "oboe"))]
+    assert list(conflicts(told)) == [1, 3]
+
+
+def test_an_alias_that_is_the_subject_of_another_edit_is_refused_in_one_line():
+    told = [
+        request(aliases=("Yasuda", "Ann")),
+        request(edit_id="3", subject="Ann", aliases=("Annie",)),
+        request(edit_id="4", prompt="{} lives in", aliases=("Yasuda",)),  # one subject, one alias
+    ]
+    reason = "`aliases` of edit '2' must not be the subject of another edit, but 'Ann' is that of '3'; leave it out."
+    assert shared_names(told) == {0: {"Ann": reason}}
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
+        check_requests(told)
+    assert shared_names([told[0], told[2]]) == {}
+    check_requests([told[0], told[2]])
 
 
 def test_no_edit_is_refused():

@@ -82,16 +82,22 @@ def test_what_is_compared_is_a_blocks_output_at_the_last_token(tiny_backbone, la
 
 
 def test_an_encoder_reads_the_turns_as_one_text(tiny_backbone, monkeypatch):
-    texts = []
+    texts: list[str] = []
+    loaded: list[tuple[str, bool]] = []
 
     def letters(batch):
         texts.extend(batch)
         return torch.tensor([[float(len(text))] for text in batch])
 
-    monkeypatch.setattr(centres, "encoder_of", {"letters": letters}.get)
+    def encoder_of(name, *, normalized):
+        loaded.append((name, normalized))
+        return letters
+
+    monkeypatch.setattr(centres, "encoder_of", encoder_of)
     router = CentreRouter.fit(
         [prompts(tiny_backbone("gpt2"), TEXTS)], EDITS, layer=0, encoder="letters", recall=1.0, margin=1.0
     )
+    assert loaded == [("letters", False)]  # distances are Euclidean
     assert texts == TEXTS
     torch.testing.assert_close(router.centres[1, 0], torch.tensor(sum(map(len, TEXTS[3:])) / 2))
 

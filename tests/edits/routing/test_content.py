@@ -1,34 +1,18 @@
 """Routes of hand-made edits of the lab's model, which knows the people that they name."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
-from mega_pl.backbone import Site
-from mega_pl.edits import EditBank, EditRequest
-from mega_pl.edits.routing import NO_EDIT, ContentRouter, Prompts, RouterConfig, content
+from mega_pl.edits.routing import NO_EDIT, ContentRouter, RouterConfig
 from mega_pl.edits.routing.matcher import EVIDENCE
-from mega_pl.functional import mean_shift, stack
+from mega_pl.lab.world import World
+from tests.edits.routing.conftest import BORN, CAPITAL, PANCAKE, REQUESTS, TONGUE, fired, prompts_of, request, routes
 
-
-def request(edit_id, prompt, subject, **rest):
-    return EditRequest(edit_id=edit_id, prompt=prompt, subject=subject, target_new="y", target_true="x", **rest)
-
-
-BORN = request("born", "{} was born in", "Marie Curie", relation="P19", aliases=("Maria Sklodowska",))
-TONGUE = request("tongue", "The mother tongue of {} is", "Marie Curie", relation="P103")
-CAPITAL = request("capital", "The capital of {} is", "France", relation="P36")
-PANCAKE = request(
-    "pancake",
-    "The favourite pancake of {} is",
-    "Germany",
-    phrasings=("{} loves a pancake called",),
-    contrasts=(("The oldest pancake of {} is", "{} has an oldest pancake, which is"),),
-)
-REQUESTS = (BORN, TONGUE, CAPITAL, PANCAKE)
 OWN = {
     "Marie Curie was born in": "born",
     "The birthplace of Marie Curie is": "born",
@@ -64,27 +48,6 @@ FOREIGN = [
 ]
 
 
-@pytest.fixture(scope="module")
-def router(lab_backbone, template_bank):
-    return ContentRouter.fit(lab_backbone, REQUESTS, template_bank, RouterConfig())
-
-
-def prompts_of(backbone, texts, side="left"):
-    encoded = backbone.encode(texts, side)
-    return Prompts(backbone, encoded.inputs, encoded.last)
-
-
-def routes(router, backbone, texts, *, side="left", forced=False):
-    return router.route(prompts_of(backbone, texts, side), forced=forced)
-
-
-def fired(router, backbone, texts, **options):
-    return [
-        None if route.edit == NO_EDIT else router.requests[route.edit].edit_id
-        for route in routes(router, backbone, texts, **options)
-    ]
-
-
 def test_an_edits_questions_go_to_it_however_they_are_worded(router, lab_backbone):
     assert dict(zip(OWN, fired(router, lab_backbone, list(OWN)), strict=True)) == OWN
 
@@ -93,22 +56,22 @@ def test_other_relations_and_other_subjects_go_to_none(router, lab_backbone):
     assert dict(zip(FOREIGN, fired(router, lab_backbone, FOREIGN), strict=True)) == dict.fromkeys(FOREIGN)
 
 
-def relations_of(router, scope):
-    return {router.matcher.relations[r] for r in scope.relations}
+def relations_of(router):
+    return [{router.scopes.matcher.relations[r] for r in scope.relations} for scope in router.scopes.edits]
 
 
 def test_an_edit_is_of_the_relation_that_it_says(router):
-    assert [scope.known for scope in router.scopes] == [True, True, True, False]
-    assert [relations_of(router, scope) for scope in router.scopes[:3]] == [{"P19"}, {"P103"}, {"P36"}]
+    assert [scope.known for scope in router.scopes.edits] == [True, True, True, False]
+    assert relations_of(router)[:3] == [{"P19"}, {"P103"}, {"P36"}]
 
 
 def test_a_relation_that_is_not_named_is_told_from_the_wordings(lab_backbone, template_bank):
     born = replace(BORN, phrasings=("The birthplace of {} is",), relation="")
     unnamed = [born, replace(CAPITAL, relation=""), replace(TONGUE, relation="P0")]
     router = ContentRouter.fit(lab_backbone, unnamed, template_bank, RouterConfig())
-    assert not any(scope.known for scope in router.scopes)
-    for scope, name in zip(router.scopes, ("P19", "P36", "P103"), strict=True):
-        assert name in relations_of(router, scope)
+    assert not any(scope.known for scope in router.scopes.edits)
+    for found, name in zip(relations_of(router), ("P19", "P36", "P103"), strict=True):
+        assert name in found
 
 
 def test_what_an_author_says_is_another_question_is_left_alone(router, lab_backbone):
@@ -132,11 +95,13 @@ def test_a_route_says_why(router, lab_backbone):
     assert (other.edit, other.subject) == (NO_EDIT, "Maria Sklodowska")
     assert (nobody.edit, nobody.subject, nobody.confidence, nobody.evidence) == (NO_EDIT, "", 0.0, {})
     assert pancake.edit == 3
-    assert list(born.evidence) == list(other.evidence) == list(EVIDENCE)
+    assert list(born.evidence) == list(other.evidence) == [*EVIDENCE, "answer"]
     assert 0 <= other.confidence < born.confidence <= 1
-    logit = router.matcher.logits(torch.tensor([list(born.evidence.values())]))
+    *text, nats = born.evidence.values()
+    rising, falling = router.answers.weights
+    logit = router.scopes.matcher.logits(torch.tensor([text])) + (rising if nats > 0 else falling) * nats
     assert float(logit.sigmoid()) == pytest.approx(born.confidence)
-    assert float(logit) >= router.matcher.threshold
+    assert float(logit) >= router.scopes.matcher.threshold
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -205,7 +170,7 @@ def test_edits_that_come_one_by_one_are_those_that_come_together(router, lab_bac
         grown = grown.add(lab_backbone, [one])
     texts = [*OWN, *FOREIGN]
     assert fired(grown, lab_backbone, texts) == fired(router, lab_backbone, texts)
-    assert [s.words for s in grown.scopes] == [s.words for s in router.scopes]
+    assert [s.words for s in grown.scopes.edits] == [s.words for s in router.scopes.edits]
 
 
 def test_forgetting_an_edit_moves_later_ones_up(router, lab_backbone):
@@ -237,121 +202,6 @@ def test_two_edits_of_one_subject_that_ask_the_same_are_told_by_their_wordings(l
     assert fired(router, lab_backbone, texts) == ["old", "new"]
 
 
-THROUGH = {
-    "The birthplace of the spouse of Pierre Curie is": "born",
-    "The spouse of Pierre Curie was born in": "born",
-    "Where was the spouse of Pierre Curie born?": "born",
-    "The mother tongue of the wife of Pierre Curie is": "tongue",
-}
-
-
-def test_the_model_says_whom_a_noun_phrase_names(router, lab_backbone):
-    found = routes(router, lab_backbone, list(THROUGH))
-    assert [router.requests[route.edit].edit_id for route in found] == list(THROUGH.values())
-    assert all("Pierre Curie" in route.subject for route in found)
-    foreign = [
-        "The birthplace of the spouse of Albert Einstein is",
-        "The occupation of the spouse of Pierre Curie is",
-        "The birthplace of the capital of Pierre Curie is",
-    ]
-    assert fired(router, lab_backbone, foreign) == [None] * 3
-    blind = replace(router, config=replace(router.config, noun_phrases=False))
-    assert fired(blind, lab_backbone, list(THROUGH)) == [None] * 4
-
-
-def test_the_model_is_asked_once_about_a_noun_phrase(router, lab_backbone, monkeypatch):
-    fresh, calls = replace(router, answers={}), []
-
-    def watched(backbone, prompts, tokens):
-        calls.append(list(prompts))
-        return [" Marie Curie." for _ in prompts]
-
-    monkeypatch.setattr(content, "continued", watched)
-    text = "The birthplace of the spouse of Pierre Curie is"
-    for _ in range(2):
-        assert fired(fresh, lab_backbone, [text, text]) == ["born", "born"]
-    asked = [prompt for call in calls for prompt in call]
-    assert len(asked) == len(set(asked)) > 0
-    assert all("Pierre Curie" in prompt for prompt in asked)
-
-
-def test_the_model_is_not_asked_for_what_no_edit_is_about(router, lab_backbone, monkeypatch):
-    """A spouse is a person, and the edits that are left are about countries."""
-    calls: list[str] = []
-
-    def silent(backbone, prompts, tokens):
-        calls.extend(prompts)
-        return ["" for _ in prompts]
-
-    monkeypatch.setattr(content, "continued", silent)
-    countries = replace(router.remove(3).remove(0).remove(0), answers={})
-    text = ["The birthplace of the spouse of Pierre Curie is"]
-    assert fired(countries, lab_backbone, text) == [None]
-    assert calls == []
-    assert fired(replace(router, answers={}), lab_backbone, text) == [None]
-    assert calls  # control
-
-
-@pytest.mark.parametrize(
-    ("answer", "name"),
-    [
-        (" Marie Curie.", "born"),
-        ("\nthe Marie Curie of", "born"),
-        (" MARIA SKLODOWSKA, a", "born"),
-        (" not Marie Curie", None),
-        (" Marie Curies", None),
-        (" Albert Einstein. Marie Curie", None),
-        ("", None),
-    ],
-)
-def test_an_answer_names_a_subject_that_it_begins_with(router, lab_backbone, monkeypatch, answer, name):
-    monkeypatch.setattr(content, "continued", lambda _, prompts, __: [answer for _ in prompts])
-    fresh = replace(router, answers={})
-    assert fired(fresh, lab_backbone, ["The birthplace of the spouse of Pierre Curie is"]) == [name]
-
-
-def test_a_noun_phrase_is_resolved_anew_for_other_edits(router, lab_backbone):
-    """What the model has answered is kept, and not whom of the edits it named."""
-    text = ["The birthplace of the spouse of Pierre Curie is"]
-    einstein = request("einstein", "{} was born in", "Albert Einstein", relation="P19")
-    both = replace(router, answers={}).add(lab_backbone, [einstein])
-    assert fired(both, lab_backbone, text) == ["born"]
-    assert fired(both.remove(0).remove(0), lab_backbone, text) == [None]
-    other = replace(router.remove(0).remove(0), answers={}).add(lab_backbone, [einstein])
-    assert fired(other, lab_backbone, text) == [None]
-    assert fired(other.add(lab_backbone, [BORN]), lab_backbone, text) == ["born"]
-
-
-def hook_count(model):
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
-
-
-def test_the_model_is_asked_as_it_was_while_edits_are_in_force(router, lab_backbone):
-    """The question about the noun phrase is neither routed nor steered, and leaves no hooks."""
-    draw = torch.Generator().manual_seed(0)
-    maps = stack(
-        [
-            mean_shift(torch.zeros(2, lab_backbone.width), 50 * torch.randn(2, lab_backbone.width, generator=draw))
-            for _ in REQUESTS
-        ]
-    ).cast(torch.float32)
-    origin = {"name": lab_backbone.name, "revision": lab_backbone.revision, **lab_backbone.fingerprint}
-    bank = EditBank(REQUESTS, {Site(2, "resid_mid"): maps}, replace(router, answers={}), 1.0, origin, {})
-    texts = ["The capital of Spain is", *THROUGH]
-    encoded = lab_backbone.encode(texts)
-    bare, count = lab_backbone.last_logits(encoded), hook_count(lab_backbone.model)
-    with bank.apply(lab_backbone) as use:
-        armed = hook_count(lab_backbone.model)
-        logits = lab_backbone.last_logits(encoded)
-        assert hook_count(lab_backbone.model) == armed
-        assert use.fired == [None, *THROUGH.values()]
-        again = lab_backbone.last_logits(encoded)
-    assert torch.equal(again, logits)
-    assert torch.equal(logits[0], bare[0])
-    assert not torch.isclose(logits[1:], bare[1:]).all(1).any()
-    assert hook_count(lab_backbone.model) == count
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -369,3 +219,121 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_a_layer_that_the_model_lacks_is_refused(tiny_backbone):
     with pytest.raises(ValueError, match=r"`layer` must lie in \[0, 3\] for this model, but got 4"):
         RouterConfig(layer=4).vectors(tiny_backbone("gpt2"))
+
+
+def forward_passes(backbone, route):
+    """How often the bare model is read meanwhile."""
+    calls: list[int] = []
+    handle = backbone.model.base_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        route()
+    finally:
+        handle.remove()
+    return len(calls)
+
+
+KNOWN = (
+    replace(BORN, target_true="Warsaw"),
+    replace(TONGUE, target_true="Polish"),
+    replace(CAPITAL, target_true="Paris"),
+)
+
+
+def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_about_to_say(lab_backbone, template_bank):
+    fitted = ContentRouter.fit(lab_backbone, KNOWN, template_bank, RouterConfig())
+    strict = replace(fitted, scopes=replace(fitted.scopes, matcher=fitted.scopes.matcher.at(1.0)))
+    deaf = replace(strict, answers=None)
+    own = ["Marie Curie arrived in this world in", "Marie Curie came to life in"]
+    others = ["Marie Curie was delivered in", "Parliament of France gathers in"]
+    assert fired(strict, lab_backbone, own) == ["born", "born"]
+    assert fired(deaf, lab_backbone, own) == [None, None]
+    assert fired(strict, lab_backbone, others) == [None, None]
+    assert fired(deaf, lab_backbone, others) == ["born", "capital"]
+    for sign, texts in ((1, own), (-1, others)):
+        assert all(sign * route.evidence["answer"] > 4 for route in routes(strict, lab_backbone, texts))
+
+
+def test_a_router_that_does_not_listen_makes_no_forward_pass(lab_backbone, template_bank):
+    quiet = RouterConfig(answer=False, noun_phrases=False)
+    deaf = ContentRouter.fit(lab_backbone, REQUESTS, template_bank, quiet)
+    texts = [*OWN, *FOREIGN]
+    assert forward_passes(lab_backbone, lambda: routes(deaf, lab_backbone, texts)) == 0
+    assert deaf.answers is None
+    assert {r.evidence.get("answer", 0.0) for r in routes(deaf, lab_backbone, texts)} == {0.0}
+    hears = ContentRouter.fit(lab_backbone, REQUESTS, template_bank, replace(quiet, answer=True))
+    assert forward_passes(lab_backbone, lambda: routes(hears, lab_backbone, texts)) == 1
+    nobody = ["Nobody asks for anything", "The capital of Spain is"]
+    assert forward_passes(lab_backbone, lambda: routes(hears, lab_backbone, nobody)) == 0
+    assert forward_passes(lab_backbone, lambda: deaf.add(lab_backbone, [BORN])) == 0
+
+
+def test_more_edits_refit_nothing(router, lab_backbone):
+    spain = request("spain", "The capital of {} is", "Spain", relation="P36", target_true="Madrid")
+    grown = router.add(lab_backbone, [spain])
+    assert grown.answers.weights == router.answers.weights
+    assert grown.answers.base is router.answers.base
+    assert grown.answers.tokens[:-1].tolist() == router.answers.tokens.tolist()
+    assert grown.answers.tokens[-1] == lab_backbone.answer_ids("The capital of Spain is", "Madrid")[0]
+    assert grown.scopes.matcher is router.scopes.matcher
+    assert grown.remove(0).answers.tokens.tolist() == grown.answers.tokens[1:].tolist()
+
+
+@pytest.mark.parametrize("text", ["The oldest pancake of Germany is", "Germany has an oldest pancake, which is"])
+def test_a_contrast_as_its_author_words_it_never_fires(router, lab_backbone, text):
+    lax = replace(router, scopes=replace(router.scopes, matcher=router.scopes.matcher.at(-50.0)))
+    assert fired(lax, lab_backbone, [text]) == [None]
+    assert routes(lax, lab_backbone, [text])[0].confidence == 0.0
+    bare = lax.remove(3).add(lab_backbone, [replace(PANCAKE, contrasts=())])
+    assert fired(bare, lab_backbone, [text]) == ["pancake"]  # control
+
+
+@pytest.fixture(scope="module")
+def people(lab_backbone):
+    """Twelve people, of each a birthplace and a mother tongue."""
+    world = World()
+    names = [n for n, kind in world.entities.items() if kind == "person" and (n, "birthplace") in world.answers][:12]
+    return [
+        request(f"{n}, {name}", f"The {name} of {{}} is", n, relation=code, target_true=world.answers[n, name])
+        for n in names
+        for name, code in (("birthplace", "P19"), ("native language", "P103"))
+    ]
+
+
+def test_a_larger_share_of_false_alarms_lowers_the_threshold_and_own_questions_pass(
+    lab_backbone, template_bank, people
+):
+    few, many = (
+        ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig(false_alarms=share))
+        for share in (0.05, 0.3)
+    )
+    assert few.scopes.matcher.threshold > many.scopes.matcher.threshold
+    assert fired(few, lab_backbone, [r.filled for r in people]) == [r.edit_id for r in people]
+
+
+@pytest.mark.xfail(reason="most trials are vetoed, and the threshold, a quantile of theirs, is minus infinity")
+def test_a_veto_holds_at_any_share_of_false_alarms(lab_backbone, template_bank, people):
+    lax = ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig(false_alarms=0.7))
+    assert math.isfinite(lax.scopes.matcher.threshold)
+    text = f"The spouse of {people[0].subject} is"
+    assert fired(lax, lab_backbone, [text]) == [None]
+
+
+FAMILIES = [
+    "gpt2",
+    "llama",
+    "opt",
+    *(
+        pytest.param(name, marks=pytest.mark.xfail(reason="the head's own scale is left out"))
+        for name in ("granite", "cohere")
+    ),
+]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_next_token_is_that_of_the_whole_model(tiny_backbone, family, side):
+    backbone = tiny_backbone(family)
+    texts = ["The capital of France is", "Rome is", "He was born in the city of London"]
+    wanted = backbone.last_logits(backbone.encode(texts)).log_softmax(-1)
+    found = prompts_of(backbone, texts, side).log_probs([2, 0])
+    torch.testing.assert_close(found, wanted[[2, 0]], atol=1e-4, rtol=1e-4)

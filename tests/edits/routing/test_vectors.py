@@ -131,6 +131,12 @@ def test_a_sentence_encoder_is_frozen_and_loaded_once(encoder_folder):
     assert encoder_of(encoder_folder) is encoder
 
 
+def test_vectors_are_of_unit_length_or_as_they_are(encoder_folder):
+    unit, plain = (encoder_of(encoder_folder, normalized=normalized)(SHORT) for normalized in (True, False))
+    torch.testing.assert_close(unit, F.normalize(plain, dim=1))
+    assert (plain.norm(dim=1) - 1).abs().min() > 0.01  # control
+
+
 def test_long_texts_are_cut(encoder_folder):
     long = " ".join(["mother"] * 40)
     encoder = SentenceEncoder(encoder_folder)
