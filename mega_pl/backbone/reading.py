@@ -16,13 +16,18 @@ Reading = Callable[[dict[str, Tensor], Tensor], AbstractContextManager[None]]
 def each_prompt(model: PreTrainedModel, reading: Reading) -> Iterator[None]:
     """Put a context around each forward pass that reads a prompt, and around none that writes on after one.
 
+    What the context itself asks of the model while it is entered is not read again.
+
     Args:
         model: The model.
         reading: Makes the context.
     """
-    armed = ExitStack()
+    armed, entering = ExitStack(), False
 
     def enter(_: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal entering
+        if entering:
+            return
         cache = kwargs.get("past_key_values")
         if cache is not None and cache.get_seq_length() > 0:
             return
@@ -30,7 +35,11 @@ def each_prompt(model: PreTrainedModel, reading: Reading) -> Iterator[None]:
         inputs["input_ids"] = args[0] if args else kwargs["input_ids"]
         mask = inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
-        armed.enter_context(reading(inputs, last))
+        entering = True
+        try:
+            armed.enter_context(reading(inputs, last))
+        finally:
+            entering = False
 
     armed_before = model.register_forward_pre_hook(enter, with_kwargs=True)
     closed_after = model.register_forward_hook(lambda *_: armed.close(), always_call=True)

@@ -254,13 +254,16 @@ def conflicts(requests: Sequence[EditRequest]) -> dict[int, str]:
     found: dict[int, str] = {}
     facts: dict[tuple[str, str], EditRequest] = {}
     for i, request in enumerate(requests):
-        for fact in sorted({(request.subject, request.prompt), (request.subject, request.relation or request.prompt)}):
-            first = facts.setdefault(fact, request)
-            if first.target_new != request.target_new:
-                found[i] = (
-                    f"`edits` must give one fact one object, but {first.edit_id!r} gives {first.target_new!r} and "
-                    f"{request.edit_id!r} gives {request.target_new!r} to {request.filled!r}; leave one out."
-                )
+        subject = " ".join(request.subject.casefold().split())
+        keys = [(subject, request.prompt), (subject, request.relation or request.prompt)]
+        first = next((facts[key] for key in keys if key in facts), request)
+        if first.target_new == request.target_new:
+            facts |= dict.fromkeys(keys, request)
+        else:
+            found[i] = (
+                f"`edits` must give one fact one object, but {first.edit_id!r} gives {first.target_new!r} and "
+                f"{request.edit_id!r} gives {request.target_new!r} to {request.filled!r}; leave one out."
+            )
     return found
 
 

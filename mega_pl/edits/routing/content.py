@@ -35,6 +35,9 @@ OWN_WORDINGS = 4
 OTHER_RELATIONS = 6
 """The most questions about each one's subject by other relations."""
 
+LEAST = -30.0
+"""The lowest threshold."""
+
 CAUTION = 2 / 3
 """How far between wrong and right questions the threshold lies where the model tells them apart."""
 
@@ -292,7 +295,7 @@ class ContentRouter:
         answers = answers.fit(text[free], heard[free], right[free])
         if int((~right).sum()) < ENOUGH:
             return replace(self, answers=answers)
-        logits = text + answers.logits(heard)
+        logits = (text + answers.logits(heard)).clamp(min=LEAST)  # no threshold lets a vetoed question pass
         low = float(logits[~right].quantile(1 - self.config.false_alarms, interpolation="higher"))
         high = float(logits[right].quantile(1 - self.config.recall, interpolation="lower"))
         threshold = max(low, low + CAUTION * (high - low))  # between them where the model tells them apart

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from mega_pl.backbone import Backbone, Site, record
+from mega_pl.backbone import Backbone, Encoded, Site, record
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing.turns import turns_of
 
@@ -61,16 +61,13 @@ class Prompts:
         rows = zip(self.inputs["input_ids"].tolist(), self.inputs["attention_mask"].tolist(), strict=True)
         return [turns_of(self.backbone.tokenizer, [i for i, real in zip(*row, strict=True) if real]) for row in rows]
 
-    @torch.no_grad()
     def log_probs(self, rows: Sequence[int]) -> Tensor:
         """Log-probabilities (N, V) of the bare model's next token after some of the prompts, float32 on the CPU."""
         index = torch.tensor(rows, device=self.last.device)
-        chosen = {name: values[index] for name, values in self.inputs.items()}
-        model = self.backbone.model
-        states = model.base_model(**chosen, use_cache=False).last_hidden_state
-        last = states[torch.arange(len(rows), device=states.device), self.last[index].to(states.device)]
-        logits: Tensor = model.get_output_embeddings()(last)
-        return logits.float().log_softmax(-1).cpu()
+        mask = self.inputs["attention_mask"][index]
+        position = self.inputs.get("position_ids", (self.inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0))
+        encoded = Encoded(self.inputs["input_ids"][index], mask, position[index], self.last[index])
+        return self.backbone.last_logits(encoded).log_softmax(-1).cpu()
 
     @torch.no_grad()
     def last_states(self, layer: int) -> Tensor:
