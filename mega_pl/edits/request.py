@@ -3,6 +3,7 @@
 Readers and callers build these; malformed input is refused here and nowhere later.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -51,7 +52,6 @@ class EditRequest:
     White space around the texts is dropped: answers follow a prompt after exactly one space.
 
     Args:
-        edit_id: Name of the edit, unique in a bank.
         prompt: Template with one `{}` for the subject, to be continued by the object.
         subject: What the fact is about.
         target_new: Object that the edited model should give.
@@ -61,20 +61,23 @@ class EditRequest:
         implications: Questions about the subject whose answers change with the edit, each a tuple of templates.
         contrasts: Questions about the subject that the edit must leave alone, each a tuple of templates.
         aliases: Other names of the subject; the subject's own and repeated ones are dropped.
+        edit_id: Name of the edit, unique in a bank; made from the prompt and the subject where it is left out.
 
     Raises:
         TypeError: A text is not a str, or a group of texts not a tuple of them.
         ValueError: A text is blank, a template has not exactly one `{}`, or both targets are the same.
 
     Example:
+        >>> from dataclasses import replace
         >>> request = EditRequest(
         ...     edit_id="0", prompt="{} plays the", subject="Toko Yasuda", target_new="piano", target_true="guitar"
         ... )
         >>> request.filled
         'Toko Yasuda plays the'
+        >>> replace(request, edit_id="").edit_id
+        'toko-yasuda-plays-the'
     """
 
-    edit_id: str
     prompt: str
     subject: str
     target_new: str
@@ -84,8 +87,12 @@ class EditRequest:
     implications: tuple[tuple[str, ...], ...] = ()
     contrasts: tuple[tuple[str, ...], ...] = ()
     aliases: tuple[str, ...] = ()
+    edit_id: str = ""
 
     def __post_init__(self) -> None:
+        if self.edit_id == "" and isinstance(self.prompt, str) and isinstance(self.subject, str):
+            words = re.findall(r"\w+", self.prompt.replace(SLOT, self.subject).casefold())
+            object.__setattr__(self, "edit_id", "-".join(words))
         owner = f"of edit {_check_text('`edit_id`', self.edit_id)!r}"
         for name in ("edit_id", "prompt", "subject", "target_new", "target_true"):
             object.__setattr__(self, name, _check_text(f"`{name}` {owner}", getattr(self, name)))

@@ -66,18 +66,18 @@ class AnswerEvidence:
             evidence: (N, 2) of this.
             right: (N,) bool.
         """
-        free = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([free], max_iter=100, line_search_fn="strong_wolfe")
-        x, offset, y = evidence.double(), text.double(), right.double()
+        with torch.inference_mode(False), torch.enable_grad():
+            free = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+            optimizer = torch.optim.LBFGS([free], max_iter=100, line_search_fn="strong_wolfe")
+            x, offset, y = evidence.double(), text.double(), right.double()
 
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            logits = offset + x @ F.softplus(free[:2]) + free[2]
-            value = F.binary_cross_entropy_with_logits(logits, y) + 1e-2 * free.square().sum()
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
+            def loss() -> Tensor:
+                optimizer.zero_grad()
+                logits = offset + x @ F.softplus(free[:2]) + free[2]
+                value = F.binary_cross_entropy_with_logits(logits, y) + 1e-2 * free.square().sum()
+                value.backward()  # type: ignore[no-untyped-call]
+                return value
 
-        with torch.enable_grad():
             optimizer.step(loss)  # type: ignore[no-untyped-call]
-        rising, falling = F.softplus(free[:2].detach()).tolist()
+            rising, falling = F.softplus(free[:2].detach()).tolist()
         return replace(self, weights=(rising, falling))
