@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from mega_pl.edits.routing.matcher import (
     EVIDENCE,
     LIKELY,
+    SHARPNESS,
     head_noun,
     masked,
     matcher_from,
@@ -41,7 +42,8 @@ def one(matcher, relations=(2,), **changes):
     best[0, [2, 4]] = torch.tensor([0.8, 0.6])
     chosen = torch.zeros_like(best, dtype=torch.bool)
     chosen[0, list(relations)] = True
-    usual = {"best": best, "relations": chosen, "known": torch.tensor([len(relations) == 1])}
+    usual = {"best": best, "relations": chosen, "rivals": torch.ones_like(chosen)}
+    usual["known"] = torch.tensor([len(relations) == 1])
     near = {"own": torch.tensor([0.1]), "wording": torch.tensor([0.1]), "other": torch.tensor([-1.0])}
     return matcher.evidence(**(usual | near | {"noun": [0], "strange_noun": [False], "strange_words": [0]} | changes))[
         0
@@ -52,6 +54,16 @@ def test_an_edit_may_be_of_several_relations_or_of_none(matcher):
     third, fifth, either, neither = (one(matcher, relations) for relations in ([2], [4], [2, 4], []))
     assert [float(e[OWN]) for e in (third, fifth, either, neither)] == pytest.approx([0.8, 0.6, 0.8, 0.1])
     assert either[POSTERIOR] > third[POSTERIOR] > fifth[POSTERIOR] > neither[POSTERIOR]  # rivals are no rivals then
+
+
+def test_only_rivals_compete_with_an_edits_relation(matcher):
+    everyone = torch.ones(1, len(matcher.relations), dtype=torch.bool)
+    nobody, all_but_fifth = torch.zeros_like(everyone), everyone.clone()
+    all_but_fifth[0, 4] = False
+    shares = [float(one(matcher, rivals=rivals)[POSTERIOR].exp()) for rivals in (everyone, all_but_fifth, nobody)]
+    near, fifth, far, other = (math.exp(SHARPNESS * cosine) for cosine in (0.8, 0.6, 0.0, -1.0))
+    rest = (len(matcher.relations) - 2) * far + other
+    assert shares == pytest.approx([near / (near + x) for x in (fifth + rest, rest, other)], rel=1e-4)
 
 
 def test_each_kind_of_edit_has_its_threshold(matcher):

@@ -80,7 +80,7 @@ def twin(scopes, point, text, scope, hidden, unseen, others):
     other = max((cosines[i] for i in scope.others if others), default=-1.0)
     direct = max(own, *(best[r] for r in scope.relations))
     nearest = max(direct, implied)
-    rest = [-1.0 if r in scope.relations else cosine for r, cosine in enumerate(best)] + [other]  # -1 is far away
+    rest = [best[r] for r in scope.rivals - scope.relations] + [other]
     posterior = SHARPNESS * nearest - math.log(sum(math.exp(SHARPNESS * cosine) for cosine in [nearest, *rest]))
     found = {r for r, nouns in enumerate(NOUNS) if any(f"{noun} of {MASK}" in text for noun in nouns)} & scope.rivals
     noun = 0 if not found else 1 if found & scope.nouns else -1
