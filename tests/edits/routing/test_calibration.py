@@ -30,8 +30,8 @@ def calibration(bank, vectors, seed):
     return kept
 
 
-def slow_evidence(matcher, vectors, trial, questions):
-    """The evidence of one trial in loops."""
+def slow_evidence(matcher, vectors, trial, questions, subjects):
+    """The evidence of one trial in loops; `subjects` are the types that each relation leads from."""
     owners, texts = matcher.owners.tolist(), questions.texts
     asked, text = questions.inner[trial.question], texts[trial.question]
     point = matcher.space(vectors([text]))[0]
@@ -52,8 +52,10 @@ def slow_evidence(matcher, vectors, trial, questions):
         own = {r for r in order if near[r] >= near[order[0]] - 0.2}
     wording = float(point @ matcher.references[trial.prompt])
     nearest = max(wording, *(best[r] for r in own))
-    rivals = [b for r, b in enumerate(best) if r not in own] + [-1.0] * (1 + len(own))
-    posterior = SHARPNESS * nearest - math.log(sum(math.exp(SHARPNESS * b) for b in (nearest, *rivals)))
+    kinds = {kind for r in own for kind in subjects[r]}
+    rivals = [b for r, b in enumerate(best) if r not in own and kinds & set(subjects[r])]
+    others = [*rivals, -1.0]  # and that an author says nothing of
+    posterior = SHARPNESS * nearest - math.log(sum(math.exp(SHARPNESS * b) for b in (nearest, *others)))
     nouns = matcher.noun_relations(text) - ({asked} if trial.hides and not trial.right else set())
     mine = bool(nouns & (own | matcher.noun_relations(texts[trial.prompt])))
     rest = [texts[j] for j, owner in enumerate(owners) if owner in own and j != trial.question]
@@ -66,12 +68,12 @@ def slow_evidence(matcher, vectors, trial, questions):
 
 def test_evidence_is_that_of_a_loop(template_bank, vectors):
     kept = calibration(template_bank, vectors, 0)
-    trials = kept["trials"]
+    trials, subjects = kept["trials"], [relation.subjects for relation in template_bank]
     kinds = [(right, hides) for right in (False, True) for hides in (False, True)]
     chosen = [[i for i, t in enumerate(trials) if (t.right, t.hides) == kind][::101] for kind in kinds]
     assert all(len(of_kind) > 10 for of_kind in chosen)  # control
     for i in (i for of_kind in chosen for i in of_kind):
-        wanted = slow_evidence(kept["matcher"], vectors, trials[i], kept["questions"])
+        wanted = slow_evidence(kept["matcher"], vectors, trials[i], kept["questions"], subjects)
         torch.testing.assert_close(kept["evidence"][i], torch.tensor(wanted), atol=2e-3, rtol=1e-3)
 
 
