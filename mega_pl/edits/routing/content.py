@@ -250,7 +250,8 @@ class ContentRouter:
             heard = self.answers(log_probs, index, torch.tensor([edit for *_, edit in pairs]), through)
             logits = logits + self.answers.logits(heard)
         known = torch.tensor([self.scopes.edits[edit].known for *_, edit in pairs])
-        passes = self.scopes.matcher.passes(logits, known) | (forced or not self.config.relation)
+        passes = self.scopes.matcher.passes(logits, known) & logits.isfinite()  # a veto holds at any threshold
+        passes |= torch.tensor(forced or not self.config.relation)
         for n in logits.argsort(stable=True).tolist():  # the last word on a prompt is that of its best pair
             i, question, _, edit = pairs[n]
             routes[i] = Route(

@@ -120,7 +120,7 @@ def test_forced_every_prompt_gets_the_nearest_edit(router, lab_backbone):
     forced = fired(router, lab_backbone, texts, forced=True)
     assert None not in forced
     assert forced[: len(OWN)] == list(OWN.values())
-    assert forced[len(OWN) :][FOREIGN.index("The birthplace of Albert Einstein is")] == "born"
+    assert forced[len(OWN) :][FOREIGN.index("Pierre Curie was born in")] == "born"
     assert forced[len(OWN) :][FOREIGN.index("The capital of Spain is")] == "capital"
 
 
@@ -244,7 +244,7 @@ def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_abou
     strict = replace(fitted, scopes=replace(fitted.scopes, matcher=fitted.scopes.matcher.at(1.0)))
     deaf = replace(strict, answers=None)
     own = ["Marie Curie arrived in this world in", "Marie Curie came to life in"]
-    others = ["Marie Curie was delivered in", "Parliament of France gathers in"]
+    others = ["Marie Curie was wed in", "Parliament of France gathers in"]
     assert fired(strict, lab_backbone, own) == ["born", "born"]
     assert fired(deaf, lab_backbone, own) == [None, None]
     assert fired(strict, lab_backbone, others) == [None, None]
@@ -311,10 +311,13 @@ def test_a_larger_share_of_false_alarms_lowers_the_threshold_and_own_questions_p
 
 
 def test_a_veto_holds_at_any_share_of_false_alarms(lab_backbone, template_bank, people):
-    lax = ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig(false_alarms=0.7))
-    assert math.isfinite(lax.scopes.matcher.threshold)
     text = f"The spouse of {people[0].subject} is"
-    assert fired(lax, lab_backbone, [text]) == [None]
+    settings = RouterConfig(false_alarms=0.9999, noun_phrases=False)  # nor is it asked of whom the phrase names
+    for edits, enough in ((people, True), (people[:2], False)):  # to set the threshold on their own questions
+        lax = ContentRouter.fit(lab_backbone, edits, template_bank, settings)
+        assert math.isfinite(lax.scopes.matcher.threshold) == enough  # else no question is below it
+        assert fired(lax, lab_backbone, [text]) == [None]
+        assert fired(lax, lab_backbone, [text], forced=True) != [None]
 
 
 FAMILIES = ["gpt2", "llama", "opt", "granite", "cohere", "gemma2"]
