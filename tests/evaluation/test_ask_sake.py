@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mega_pl.backbone import Backbone, Site, load
-from mega_pl.data import read_jsonl
+from mega_pl.data import read_jsonl, relations
 from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.editors.protocol import Edited, Editor, Routed
@@ -152,6 +152,16 @@ def test_the_comparison_has_something_to_compare(setting: Setting) -> None:
 def test_an_edit_prompt_and_its_paraphrases_go_to_the_edit(setting: Setting) -> None:
     rows = ask(setting.backbone, setting.bank, setting.tests, ["own"])["own"]
     assert {row.fired == row.test.edit_id for row in rows if row.test.metric == "acc"} == {True}
+    assert {row.fired for row in rows if row.test.metric == "spec"} == {""}
+    assert all(row.fired in ("", row.test.edit_id) for row in rows if row.test.metric == "rs")  # of its subject at most
+
+
+def test_other_relations_go_to_none_where_an_edit_says_its_own(setting: Setting) -> None:
+    codes = {"france": "P36", "germany": "P36", "darrieux": "P103", "italy": "P36"}
+    requests = [replace(request, relation=codes[request.edit_id]) for request in setting.bank.requests]
+    router = ContentRouter.fit(setting.backbone, requests, list(relations().values()), RouterConfig())
+    rows = ask(setting.backbone, replace(setting.bank, router=router), setting.tests, ["own"])["own"]
+    assert {row.fired == row.test.edit_id for row in rows if row.test.metric == "acc"} == {True}  # control
     assert {row.fired for row in rows if row.test.metric in ("spec", "rs")} == {""}
 
 
