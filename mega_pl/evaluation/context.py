@@ -290,9 +290,10 @@ def score_context(trials: Sequence[ContextTrial], *, seed: int = 0) -> dict[str,
     any edit fired, where edits are routed. Both are better low, and are 0 for the bare model. They keep the tests where
     the bare model says the same with and without the context.
 
-    Of those, a test is left out where another edit of the trials answers a question that names its subject: that answer
-    ought to change. Where edits are routed it is the one that fired, elsewhere one whose new object comes out instead
-    of the bare model's answer. "stale" is the share of tests left out by this.
+    Of those, a test is left out where an edit of another subject answers a question that names that subject: its
+    answer ought to change. An edit of the test's own subject by another relation is no excuse. Where edits are routed it is the
+    one that fired, elsewhere one whose new object comes out instead of the bare model's answer. "stale" is the share of
+    tests left out by this.
 
     Args:
         trials: One a test, in any order; all of the edits in force.
@@ -318,7 +319,7 @@ def score_context(trials: Sequence[ContextTrial], *, seed: int = 0) -> dict[str,
 
 
 def _is_stale(trial: ContextTrial, edits: Mapping[str, ContextTest]) -> bool:
-    """Whether another edit, of these by their ids, answers a question that names its subject."""
+    """Whether an edit of another subject, of these by their ids, answers a question that names that subject."""
     test, edited = trial.test, trial.edited
     if edited.routed:
         found = [edits[edited.fired]] if edited.fired in edits else []
@@ -326,7 +327,8 @@ def _is_stale(trial: ContextTrial, edits: Mapping[str, ContextTest]) -> bool:
         found = [edit for edit in edits.values() if first_token_hit(edited.prediction, edit.new)]
     else:
         found = []
-    return any(e.edit_id != test.edit_id and find_name(test.question, (e.subject,)) is not None for e in found)
+    others = [edit for edit in found if edit.edit_id != test.edit_id and edit.subject != test.subject]
+    return any(find_name(test.question, (edit.subject,)) is not None for edit in others)
 
 
 def _hits(tests: list[ContextTest], answers: list[ContextAnswer]) -> Tensor:

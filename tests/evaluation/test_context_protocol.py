@@ -340,6 +340,11 @@ def test_questions_that_another_edit_answers_are_left_out():
     assert counted(unknown)["changed"] == (1.0, 1)
 
 
+def test_another_edit_of_the_same_subject_is_no_excuse():
+    wrong = trial("The language of Oman is", " Bo", "oman", subject="Oman", edit="oman-too")
+    assert counted(wrong) == {"changed": (1.0, 1), "fired": (1.0, 1), "stale": (0.0, 1)}
+
+
 def test_where_edits_are_not_routed_the_answer_tells_whose_it_is():
     def ask(question: str, edited: str, bare: str = " B") -> ContextTrial:
         return trial(question, edited, bare=bare, routed=False)
