@@ -291,9 +291,9 @@ def score_context(trials: Sequence[ContextTrial], *, seed: int = 0) -> dict[str,
     the bare model says the same with and without the context.
 
     Of those, a test is left out where an edit of another subject answers a question that names that subject: its
-    answer ought to change. An edit of the test's own subject by another relation is no excuse. Where edits are routed it is the
-    one that fired, elsewhere one whose new object comes out instead of the bare model's answer. "stale" is the share of
-    tests left out by this.
+    answer ought to change. An edit of the test's own subject by another relation is no excuse. Where edits are routed
+    it is the one that fired, elsewhere one whose new object comes out instead of the bare model's answer. "stale" is
+    the share of tests left out by this.
 
     Args:
         trials: One a test, in any order; all of the edits in force.
