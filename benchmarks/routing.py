@@ -2,19 +2,25 @@
 
     python benchmarks/routing.py --model FOLDER --popular popular_rippleedits.json --counterfact counterfact.json
 
-Every row is a router: its own evidence, the subject's name alone, the relation alone.
+Every row is a router: its own evidence, the subject's name alone, the relation alone. Of prompts that should find their
+edit, the share that finds it; of those that should find none, the share that is left alone. A prompt whose label
+another edit of the bank makes stale (it asks for that edit's old object) is counted in a column of its own.
 """
 
 import argparse
+import random
 import resource
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from mega_pl import Backbone, EditCase, load
+from mega_pl.asking import answers
 from mega_pl.data import read_counterfact, with_phrasings
-from mega_pl.data.relations import relations
+from mega_pl.data.easyedit import read_easyedit
+from mega_pl.data.relations import Relation, relations
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.edits import NO_EDIT, ContentRouter, Route, RouterConfig
 from mega_pl.edits.request import conflicts
@@ -23,6 +29,9 @@ from mega_pl.edits.routing import Prompts
 BATCH = 64
 """Prompts that are routed together."""
 
+Expected = tuple[int, str]
+"""The edit that a prompt should find, or `NO_EDIT`, and the prompt."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Measure, and print tables."""
@@ -30,23 +39,76 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="as in mega_pl.load")
     parser.add_argument("--counterfact", type=Path, help="records of CounterFact")
     parser.add_argument("--popular", type=Path, help="records of RippleEdits")
+    parser.add_argument("--easyedit", type=Path, help="records of CounterFact in EasyEdit's flat schema")
+    parser.add_argument("--wikibigedit", type=Path, help="records of WikiBigEdit")
+    parser.add_argument("--start", type=int, default=0, help="the first edit of each")
     parser.add_argument("--limit", type=int, default=None, help="edits of each")
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=30,
+        help="relations taken out of the template bank, by whose phrasings CounterFact's subjects are asked about too",
+    )
     parser.add_argument("--encoder", default=None, help="folder or hub name of a sentence encoder")
     parser.add_argument("--no-answer", action="store_true", help="without the model's next token")
+    parser.add_argument(
+        "--relation-only", action="store_true", help="with the row of the relation alone, which is slow"
+    )
     options = parser.parse_args(args)
     backbone = load(options.model)
     config = RouterConfig(encoder=options.encoder, answer=not options.no_answer, noun_phrases=not options.no_answer)
-    if options.counterfact:
-        cases = with_phrasings(islice(read_counterfact(options.counterfact), options.limit))
-        measure(backbone, cases, config, counterfact_prompts(cases))
-    if options.popular:
-        found = list(islice(read_rippleedits(options.popular, on_bad="skip"), options.limit))
+    readers = {
+        "counterfact": (read_counterfact, counterfact_prompts),
+        "popular": (read_rippleedits, popular_prompts),
+        "easyedit": (read_easyedit, flat_prompts),
+        "wikibigedit": (partial(read_easyedit, ask=partial(answer, backbone)), flat_prompts),
+    }
+    for name, (read, prompts_of) in readers.items():
+        path = getattr(options, name)
+        if path is None:
+            continue
+        stop = None if options.limit is None else options.start + options.limit
+        found = list(islice(read(path, on_bad="skip"), options.start, stop))
         wrong = conflicts([case.request for case in found])
         cases = with_phrasings(case for i, case in enumerate(found) if i not in wrong)
-        measure(backbone, cases, config, popular_prompts(cases))
+        bank = list(relations().values())
+        print(f"{name}: {len(cases)} edits, {len(wrong)} left out because they conflict with others\n")
+        measure(backbone, cases, bank, config, prompts_of(cases), relation_only=options.relation_only)
+        if name == "counterfact" and options.held_out:
+            kept, held_out = split(bank, options.held_out)
+            names = {relation.name for relation in kept}
+            cases = [case for case in cases if case.request.relation in names]
+            print(f"{len(held_out)} relations held out, {len(cases)} edits of the others\n")
+            prompts = counterfact_prompts(cases) | {"held-out relations": held_out_prompts(cases, kept, held_out)}
+            measure(backbone, cases, kept, config, prompts, relation_only=options.relation_only)
 
 
-def counterfact_prompts(cases: Sequence[EditCase]) -> dict[str, list[tuple[int, str]]]:
+def answer(backbone: Backbone, prompt: str) -> str:
+    """What the bare model says."""
+    return next(iter(answers(backbone, [prompt], least=0.0, tokens=4)[0]), "nothing")
+
+
+def split(bank: Sequence[Relation], count: int) -> tuple[list[Relation], list[Relation]]:
+    """The relations that stay and those that are held out, drawn by a seed."""
+    names = {relation.name for relation in random.Random(0).sample(bank, count)}
+    return [r for r in bank if r.name not in names], [r for r in bank if r.name in names]
+
+
+def held_out_prompts(
+    cases: Sequence[EditCase], kept: Sequence[Relation], held_out: Sequence[Relation]
+) -> list[Expected]:
+    """Questions about each subject by every phrasing of the held-out relations that lead from the same types."""
+    types = {relation.name: set(relation.subjects) for relation in kept}
+    return [
+        (NO_EDIT, phrasing.replace("{}", case.request.subject))
+        for case in cases
+        for relation in held_out
+        if not types[case.request.relation or ""].isdisjoint(relation.subjects)
+        for phrasing in relation.phrasings
+    ]
+
+
+def counterfact_prompts(cases: Sequence[EditCase]) -> dict[str, list[Expected]]:
     """By kind the prompts and the edit that each is about, or `NO_EDIT`."""
     return {
         "edit": [(i, case.request.filled) for i, case in enumerate(cases)],
@@ -55,7 +117,7 @@ def counterfact_prompts(cases: Sequence[EditCase]) -> dict[str, list[tuple[int, 
     }
 
 
-def popular_prompts(cases: Sequence[EditCase]) -> dict[str, list[tuple[int, str]]]:
+def popular_prompts(cases: Sequence[EditCase]) -> dict[str, list[Expected]]:
     """The same; what is asked of an edited fact by the edit's own prompt is no question of another fact."""
     own = {case.request.filled for case in cases}
     specificity = [probe.prompt for case in cases for probe in case.relation_specificity]
@@ -68,31 +130,50 @@ def popular_prompts(cases: Sequence[EditCase]) -> dict[str, list[tuple[int, str]
     }
 
 
+def flat_prompts(cases: Sequence[EditCase]) -> dict[str, list[Expected]]:
+    """The same; a locality question is stale where its answer is the old object of an edit whose subject it names."""
+    old: dict[str, set[str]] = {}
+    for case in cases:
+        old.setdefault(case.request.subject, set()).add(case.request.target_true)
+    probes = [probe for case in cases for probe in case.locality]
+    names = sorted(old, key=len, reverse=True)
+    stale = {
+        probe.prompt for probe in probes if any(probe.answers[0] in old[name] for name in names if name in probe.prompt)
+    }
+    return {
+        "edit": [(i, case.request.filled) for i, case in enumerate(cases)],
+        "rephrased": [(i, p) for i, case in enumerate(cases) for p in case.paraphrase_prompts],
+        "locality": [(NO_EDIT, probe.prompt) for probe in probes if probe.prompt not in stale],
+        "locality, stale": [(NO_EDIT, probe.prompt) for probe in probes if probe.prompt in stale],
+    }
+
+
 def measure(
-    backbone: Backbone, cases: Sequence[EditCase], config: RouterConfig, prompts: dict[str, list[tuple[int, str]]]
+    backbone: Backbone,
+    cases: Sequence[EditCase],
+    bank: Sequence[Relation],
+    config: RouterConfig,
+    prompts: dict[str, list[Expected]],
+    *,
+    relation_only: bool,
 ) -> None:
     """Print a table of one benchmark."""
     start = time.perf_counter()
-    own = ContentRouter.fit(backbone, [case.request for case in cases], list(relations().values()), config)
-    print(f"{len(cases)} edits, router fitted in {time.perf_counter() - start:.1f} s\n")
+    own = ContentRouter.fit(backbone, [case.request for case in cases], bank, config)
+    print(f"router fitted in {time.perf_counter() - start:.1f} s\n")
     print("| router | " + " | ".join(prompts) + " | ms a prompt |\n|" + " --- |" * (len(prompts) + 2))
-    for name, router in {
-        "own": own,
-        "subject only": own.only("subject"),
-        "relation only": own.only("relation"),
-    }.items():
-        if name == "relation only" and len(cases) > 100:
-            continue  # every prompt would be compared with every edit
+    routers = {"own": own, "subject only": own.only("subject")}
+    for name, router in (routers | {"relation only": own.only("relation")} if relation_only else routers).items():
         start = time.perf_counter()
         routes = {kind: routed(backbone, router, [text for _, text in of]) for kind, of in prompts.items()}
         spent = 1e3 * (time.perf_counter() - start) / sum(map(len, prompts.values()))
         right = [
-            f"{sum(r.edit == edit for r, (edit, _) in zip(routes[kind], of, strict=True)) / len(of):.3f}"
+            f"{sum(r.edit == edit for r, (edit, _) in zip(routes[kind], of, strict=True)) / max(len(of), 1):.3f}"
             for kind, of in prompts.items()
         ]
-        print(f"| {name} | {' | '.join(right)} | {spent:.2f} |")
+        print(f"| {name} | {' | '.join(right)} | {spent:.2f} |", flush=True)
     print("| prompts | " + " | ".join(str(len(of)) for of in prompts.values()) + " | |")
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB\n")
+    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB\n", flush=True)
 
 
 def routed(backbone: Backbone, router: ContentRouter, texts: Sequence[str]) -> list[Route]:

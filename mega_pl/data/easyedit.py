@@ -4,20 +4,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from mega_pl.data.records import Cases, OnBad, Record, read_cases, read_each, to_template
+from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, read_each, to_template
 from mega_pl.edits.request import SLOT, EditCase, EditRequest, Probe
 
 
-def read_easyedit(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
-    """Read CounterFact as EasyEdit has it: one paraphrase and one locality question an edit.
+def read_easyedit(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel | None = None) -> Cases:
+    """Read CounterFact in EasyEdit's schema, or WikiBigEdit in it: one paraphrase and one locality question an edit.
 
     ``rephrase_prompt`` becomes the paraphrase, unless it repeats the edit prompt, and ``locality_prompt`` with
     ``locality_ground_truth`` the locality. Most of these rephrases are CounterFact's generation prompts, which do not
     ask for the object: measure generalization on ROME's file, joined by ``case_id``.
 
+    WikiBigEdit (arXiv:2503.05683) adds facts, so that its records have no ``ground_truth``: it is asked of a model, see
+    `read_rippleedits`.
+
     Args:
         path: A JSON list of records, or one record a line.
         on_bad: Whether a malformed record raises, or is left out with a warning.
+        ask: What a bare model completes a prompt with.
 
     Returns:
         The cases in file order; ``edit_id`` is ``case_id`` where records have it, else the 0-based place in the
@@ -26,20 +30,23 @@ def read_easyedit(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
     Raises:
         ValueError: Naming file, record and field, if one is malformed or an id comes twice.
     """
-    return read_cases(path, _case, on_bad)
+    return read_cases(path, lambda record, index: _case(record, index, ask), on_bad)
 
 
-def _case(record: Record, index: int) -> EditCase:
+def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     subject, filled = record.text("subject"), record.text("prompt")
     template = to_template(filled, subject)
     if template is None:
         raise ValueError(f"`prompt` must contain the subject {subject!r} exactly once, but got {filled!r}.")
+    truth = record.text("ground_truth", default="") or (ask(filled) if ask else "")
+    if not truth:
+        raise ValueError("`ground_truth` must tell the object before, but is missing; give `ask` to ask a model.")
     request = EditRequest(
         edit_id=record.identifier("case_id", default=index),
         prompt=template,
         subject=subject,
         target_new=record.text("target_new"),
-        target_true=record.text("ground_truth"),
+        target_true=truth,
     )
     question = record.text("locality_prompt", default="")
     locality = (Probe(prompt=question, answers=(record.text("locality_ground_truth"),)),) if question else ()

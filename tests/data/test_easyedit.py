@@ -39,6 +39,19 @@ def test_a_rephrase_that_repeats_the_prompt_is_no_paraphrase(write_json: Callabl
     assert read_easyedit(write_json([{**FLAT, "rephrase_prompt": FLAT["prompt"]}]))[0].paraphrase_prompts == ()
 
 
+def test_the_object_before_a_new_fact_is_asked_of_a_model(write_json: Callable[[object], Path]) -> None:
+    path = write_json([{name: text for name, text in FLAT.items() if name != "ground_truth"}])
+    assert read_easyedit(path, ask={"Ann Lee plays the": "guitar"}.__getitem__)[0].request == REQUEST
+    with pytest.raises(ValueError, match="`ground_truth` must tell the object before, but is missing; give `ask`"):
+        read_easyedit(path)
+
+
+def test_all_real_records_of_wikibigedit_parse(shared_data: Path) -> None:
+    cases = read_easyedit(shared_data / "scale" / "wikibigedit_1500.json", ask=lambda prompt: "nothing", on_bad="skip")
+    assert len(cases) + len(cases.refusals) == 1500
+    assert len(cases) == 1500
+
+
 def test_all_real_records_parse(easyedits: Cases) -> None:
     assert (len(easyedits), easyedits.refusals) == (9753, ())
     assert sum(len(case.paraphrase_prompts) for case in easyedits) == 9738

@@ -244,16 +244,21 @@ class ContentRouter:
         evidence, through = self.scopes.evidence(points, forms, [(form, edit) for _, _, form, edit in pairs])
         logits, heard = self.scopes.matcher.logits(evidence), torch.zeros(len(pairs), 2)
         if self.answers is not None and self.config.subject:
-            asked = list(dict.fromkeys(i for i, *_ in pairs))
-            index = torch.tensor([asked.index(i) for i, *_ in pairs])
-            log_probs = prompts.log_probs([rows[i] for i in asked])
-            heard = self.answers(log_probs, index, torch.tensor([edit for *_, edit in pairs]), through)
+            row = {i: n for n, i in enumerate(dict.fromkeys(i for i, *_ in pairs))}
+            log_probs = prompts.log_probs([rows[i] for i in row])
+            heard = self.answers(
+                log_probs,
+                torch.tensor([row[i] for i, *_ in pairs]),
+                torch.tensor([edit for *_, edit in pairs]),
+                through,
+            )
             logits = logits + self.answers.logits(heard)
         known = torch.tensor([self.scopes.edits[edit].known for *_, edit in pairs])
         passes = self.scopes.matcher.passes(logits, known) & logits.isfinite()  # a veto holds at any threshold
         passes |= torch.tensor(forced or not self.config.relation)
-        for n in logits.argsort(stable=True).tolist():  # the last word on a prompt is that of its best pair
-            i, question, _, edit = pairs[n]
+        best = {pairs[n][0]: n for n in logits.argsort(stable=True).tolist()}  # the last is a prompt's best pair
+        for i, n in best.items():
+            _, question, _, edit = pairs[n]
             routes[i] = Route(
                 edit=edit if passes[n] else NO_EDIT,
                 confidence=float(logits[n].sigmoid()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,24 +139,17 @@ class Scopes:
         if unseen is not None:
             cosines = cosines.masked_fill(unseen, -1.0)
         best = self.matcher.best(points, hidden)[rows]
-        relations, rivals = torch.zeros(2, len(pairs), len(self.types), dtype=torch.bool)
-        for i, scope in enumerate(scopes):
-            relations[i, list(scope.relations)] = rivals[i, list(scope.rivals)] = True
-        own, implied, other = (
-            torch.stack([_nearest(cosines[row], places) for row, places in zip(rows.tolist(), of, strict=True)])
-            for of in (
-                [s.own for s in scopes],
-                [s.implied for s in scopes],
-                [s.others if others else () for s in scopes],
-            )
-        )
+        relations = _members([scope.relations for scope in scopes], len(self.types))
+        own = _nearest(cosines, rows, [scope.own for scope in scopes])
+        implied = _nearest(cosines, rows, [scope.implied for scope in scopes])
+        other = _nearest(cosines, rows, [scope.others if others else () for scope in scopes])
         nouns = [self.matcher.noun_relations(text) for text in texts]
         words, heads = [stems([text]) for text in texts], [head_noun(text) for text in texts]
         noun = [side(nouns[text] & s.rivals, s.nouns) for (text, _), s in zip(pairs, scopes, strict=True)]
         evidence = self.matcher.evidence(
             best=best,
             relations=relations,
-            rivals=rivals,
+            rivals=_members([scope.rivals for scope in scopes], len(self.types)),
             known=torch.tensor([scope.known for scope in scopes]),
             own=torch.maximum(own, implied),
             wording=cosines[rows, torch.tensor([scope.own[0] for scope in scopes])],
@@ -188,5 +181,21 @@ class Scopes:
         return replace(table, edits=tuple(table.scope(*fields) for fields in config["edits"]))
 
 
-def _nearest(cosines: Tensor, places: Sequence[int]) -> Tensor:
-    return cosines[list(places)].max() if places else cosines.new_tensor(-1.0)
+def _nearest(cosines: Tensor, rows: Tensor, places: Sequence[Collection[int]]) -> Tensor:
+    """The largest (N,) of some columns of a row for each of N pairs, -1 where there are none."""
+    pair, columns = _ragged(places)
+    nearest = cosines.new_full((len(places),), -1.0)
+    return nearest.scatter_reduce(0, pair, cosines[rows[pair], columns], "amax")
+
+
+def _members(places: Sequence[Collection[int]], count: int) -> Tensor:
+    """The places (N, count) of each of N sets, bool."""
+    members = torch.zeros(len(places), count, dtype=torch.bool)
+    members[_ragged(places)] = True
+    return members
+
+
+def _ragged(places: Sequence[Collection[int]]) -> tuple[Tensor, Tensor]:
+    """Two (M,) long indices of all members of N sets: the set, and the place."""
+    sizes = torch.tensor([len(of) for of in places])
+    return torch.arange(len(places)).repeat_interleave(sizes), torch.tensor([i for of in places for i in of]).long()
