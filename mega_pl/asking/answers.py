@@ -23,6 +23,23 @@ def likeliest(backbone: Backbone, prompts: Sequence[str], *, batch: int = 128) -
     return [token for chunk in encoded for token in backbone.last_logits(chunk).argmax(-1).tolist()]
 
 
+def next_log_probs(backbone: Backbone, prompts: Sequence[str], tokens: Tensor, *, batch: int = 128) -> Tensor:
+    """Log-probability (N,) of a token of each prompt's own right after it, float32 on the CPU.
+
+    Args:
+        backbone: The bare model.
+        prompts: N texts.
+        tokens: (N,) long.
+        batch: Prompts a forward pass.
+    """
+    found = torch.empty(len(prompts))
+    for chunk in _chunks(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), batch):  # little padding
+        logits = backbone.last_logits(backbone.encode([prompts[i] for i in chunk]))
+        index = tokens[chunk].to(logits.device)
+        found[chunk] = (logits.gather(1, index[:, None])[:, 0] - logits.logsumexp(1)).cpu()
+    return found
+
+
 def answers(
     backbone: Backbone, prompts: Sequence[str], *, least: float = 0.1, tokens: int = 12, batch: int = 128
 ) -> list[tuple[str, ...]]:

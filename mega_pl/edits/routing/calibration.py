@@ -22,6 +22,7 @@ from mega_pl.edits.routing.matcher import EVIDENCE, Relation, RelationMatcher, h
 from mega_pl.edits.routing.question import MASK, plain
 from mega_pl.edits.routing.vectors import Vectors
 from mega_pl.functional.discriminant import fit_discriminant
+from mega_pl.functional.logistic import fit_logistic
 
 FRAMES = (
     "As everyone knows, {}'s {noun} is",
@@ -127,7 +128,7 @@ def fit_matcher(
     evidence = _evidence(raw, relations, questions, points, trials)
     right, hides = (torch.tensor([getattr(t, name) for t in trials]) for name in ("right", "hides"))
     usable = evidence.isfinite().all(1) & ~(right & hides)
-    weights, bias = _fit_logistic(evidence[usable], right[usable])
+    weights, bias = fit_logistic(evidence[usable], right[usable])
     fitted = replace(raw, weights=weights, bias=bias)
     logits = fitted.logits(evidence)
     return replace(
@@ -212,23 +213,3 @@ def _evidence(
         strange_noun=strange_noun,
         strange_words=strange_words,
     )
-
-
-def _fit_logistic(evidence: Tensor, right: Tensor, penalty: float = 1e-3) -> tuple[Tensor, float]:
-    """Weights (F,), none negative, and bias of a logistic model, by L-BFGS on standardised evidence (N, F)."""
-    with torch.inference_mode(False), torch.enable_grad():
-        scale = evidence.double().std(0).clamp(min=1e-6)
-        x, y = evidence.double() / scale, right.double()
-        free = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
-        bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([free, bias], max_iter=300, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            weights = F.softplus(free)
-            value = F.binary_cross_entropy_with_logits(x @ weights + bias, y) + penalty * weights.square().sum()
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
-
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
-        return (F.softplus(free.detach()) / scale).float(), float(bias.detach())

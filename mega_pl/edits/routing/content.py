@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,39 +11,19 @@ import torch
 from torch import Tensor
 
 from mega_pl.backbone import Backbone
-from mega_pl.edits.request import SLOT, EditRequest
+from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing.answers import AnswerEvidence
 from mega_pl.edits.routing.calibration import fit_matcher
-from mega_pl.edits.routing.matcher import EVIDENCE, Relation, masked, matcher_from, matcher_state
+from mega_pl.edits.routing.matcher import EVIDENCE, Relation, matcher_from, matcher_state
 from mega_pl.edits.routing.phrases import PHRASINGS, NounPhrases
 from mega_pl.edits.routing.question import Question, last_questions, sentences_of
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route
-from mega_pl.edits.routing.scope import SAME, Scopes
+from mega_pl.edits.routing.scope import Scopes
 from mega_pl.edits.routing.subjects import SubjectFinder, names_of
+from mega_pl.edits.routing.trials import base_log_probs, first_tokens, hear
 from mega_pl.edits.routing.vectors import EarlyStates, Vectors, encoder_of
 
 Evidence = Literal["subject", "relation"]
-
-SAMPLE = 48
-"""About how many edits teach what the model's next token is worth."""
-
-OWN_WORDINGS = 4
-"""The most own wordings of each of them."""
-
-OTHER_RELATIONS = 6
-"""The most questions about each one's subject by other relations."""
-
-LEAST = -30.0
-"""The lowest threshold."""
-
-CAUTION = 2 / 3
-"""How far between wrong and right questions the threshold lies where the model tells them apart."""
-
-ENOUGH = 64
-"""Wrong questions from which on the threshold is set on them."""
-
-BATCH = 128
-"""Prompts a forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +133,27 @@ class ContentRouter:
             scopes=Scopes(matcher, types, (), matcher.references[:0], ()).add(vectors, requests),
             phrases=NounPhrases(matcher, tuple(tuple(relation.phrasings[:PHRASINGS]) for relation in relations)),
         )
-        return router._with_answers(backbone) if config.answer else router
+        if not config.answer:
+            return router
+        answers, heard = hear(
+            backbone,
+            requests,
+            router.scopes,
+            [relation.phrasings for relation in relations],
+            vectors,
+            false_alarms=config.false_alarms,
+            recall=config.recall,
+        )
+        return replace(router, answers=answers, scopes=replace(router.scopes, matcher=heard))
 
     def add(self, backbone: Backbone, requests: Sequence[EditRequest]) -> ContentRouter:
         """The router that knows more edits besides; earlier ones keep their places."""
-        everyone = (*self.requests, *requests)
-        return replace(
-            self,
-            requests=everyone,
-            scopes=self.scopes.add(self.config.vectors(backbone), requests),
-            answers=self.answers and replace(self.answers, tokens=_tokens(backbone, everyone)),
-        )
+        scopes, answers = self.scopes.add(self.config.vectors(backbone), requests), self.answers
+        if answers is not None:
+            new = scopes.edits[len(self.requests) :]
+            base = base_log_probs(backbone, requests, new, self.phrases.phrasings)
+            answers = answers.with_more(first_tokens(backbone, requests), base)
+        return replace(self, requests=(*self.requests, *requests), scopes=scopes, answers=answers)
 
     def remove(self, edit: int) -> ContentRouter:
         """The router that forgets an edit; later ones move up by one."""
@@ -246,12 +234,9 @@ class ContentRouter:
         if self.answers is not None and self.config.subject:
             row = {i: n for n, i in enumerate(dict.fromkeys(i for i, *_ in pairs))}
             log_probs = prompts.log_probs([rows[i] for i in row])
-            heard = self.answers(
-                log_probs,
-                torch.tensor([row[i] for i, *_ in pairs]),
-                torch.tensor([edit for *_, edit in pairs]),
-                through,
-            )
+            edits = torch.tensor([edit for *_, edit in pairs])
+            index = torch.tensor([row[i] for i, *_ in pairs])
+            heard = self.answers(log_probs[index, self.answers.tokens[edits]], edits, through)
             logits = logits + self.answers.logits(heard)
         known = torch.tensor([self.scopes.edits[edit].known for *_, edit in pairs])
         passes = self.scopes.matcher.passes(logits, known) & logits.isfinite()  # a veto holds at any threshold
@@ -274,52 +259,6 @@ class ContentRouter:
     def _relation(self, edit: int) -> str:
         names = self.scopes.matcher.relations
         return " or ".join(sorted(names[relation] for relation in self.scopes.edits[edit].relations))
-
-    def _with_answers(self, backbone: Backbone) -> ContentRouter:
-        """The router that also hears what the bare model is about to say, with a threshold for both."""
-        trials = self._trials()
-        right = torch.tensor([trial.right for trial in trials])
-        if right.all():
-            return self
-        matcher, edits = self.scopes.matcher, torch.tensor([trial.edit for trial in trials])
-        encoded = (backbone.encode([t.prompt for t in trials[i : i + BATCH]]) for i in range(0, len(trials), BATCH))
-        log_probs = torch.cat([backbone.last_logits(batch).log_softmax(-1).cpu() for batch in encoded])
-        points = matcher.space(self.config.vectors(backbone)([trial.masked for trial in trials]))
-        of_relation = torch.tensor([trial.relation for trial in trials])[:, None] == matcher.owners
-        evidence, through = self.scopes.evidence(
-            points,
-            [trial.masked for trial in trials],
-            [(i, trial.edit) for i, trial in enumerate(trials)],
-            hidden=of_relation & ~right[:, None],
-            unseen=points @ self.scopes.questions.T > SAME,
-            others=False,
-        )
-        base = log_probs[~right].logsumexp(0) - math.log(int((~right).sum()))
-        answers = AnswerEvidence(base, _tokens(backbone, self.requests), (0.0, 0.0))
-        heard, text = answers(log_probs, torch.arange(len(trials)), edits, through), matcher.logits(evidence)
-        free = text.isfinite()
-        answers = answers.fit(text[free], heard[free], right[free])
-        if int((~right).sum()) < ENOUGH:
-            return replace(self, answers=answers)
-        logits = (text + answers.logits(heard)).clamp(min=LEAST)  # no threshold lets a vetoed question pass
-        low = float(logits[~right].quantile(1 - self.config.false_alarms, interpolation="higher"))
-        high = float(logits[right].quantile(1 - self.config.recall, interpolation="lower"))
-        threshold = max(low, low + CAUTION * (high - low))  # between them where the model tells them apart
-        return replace(self, answers=answers, scopes=replace(self.scopes, matcher=matcher.at(threshold)))
-
-    def _trials(self) -> list[_Trial]:
-        """Own wordings of some edits, and questions about their subjects by other relations."""
-        trials = []
-        for edit in range(0, len(self.requests), max(1, len(self.requests) // SAMPLE)):
-            request, scope = self.requests[edit], self.scopes.edits[edit]
-            for template in dict.fromkeys((request.prompt, *request.phrasings[: OWN_WORDINGS - 1])):
-                trials.append(_Trial(edit, template, request.subject, -1, right=True))
-            others = [(r, self.phrases.phrasings[r][0]) for r in sorted(scope.rivals - scope.relations)]
-            chosen = random.Random(self.config.seed + edit).sample(others, min(OTHER_RELATIONS, len(others)))
-            given = [(-1, group[0]) for group in request.contrasts[:OTHER_RELATIONS]]
-            for relation, template in (*chosen, *given):
-                trials.append(_Trial(edit, template, request.subject, relation, right=False))
-        return trials
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What is to be stored, for JSON and for safetensors."""
@@ -350,37 +289,3 @@ class ContentRouter:
             phrases=NounPhrases(matcher, tuple(map(tuple, config["phrasings"]))),
             answers=answers or None,
         )
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A question about an edit's subject.
-
-    Args:
-        edit: Index of the edit.
-        template: The question.
-        subject: The subject.
-        relation: The relation that it asks, -1 if it is not of the template bank.
-        right: Whether it is the edit's question.
-    """
-
-    edit: int
-    template: str
-    subject: str
-    relation: int
-    right: bool
-
-    @property
-    def prompt(self) -> str:
-        """The question."""
-        return self.template.replace(SLOT, self.subject)
-
-    @property
-    def masked(self) -> str:
-        """The question with its subject masked."""
-        return masked([self.template])[0]
-
-
-def _tokens(backbone: Backbone, requests: Sequence[EditRequest]) -> Tensor:
-    """The first token (E,) of each edit's true object after its prompt."""
-    return torch.tensor([backbone.answer_ids(r.filled, r.target_true)[0] for r in requests])

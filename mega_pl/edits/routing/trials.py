@@ -1,0 +1,191 @@
+"""What a model's next token is worth as evidence, and the thresholds: learned from questions put to the model.
+
+Right are the wordings of some of the edits, each held out of what it is compared with. Wrong are questions about their
+subjects by other relations, whose references are held out in turn, as if the template bank did not hold them. The
+threshold lets a stated share of the wrong ones pass; where the model tells right from wrong, it lies between them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mega_pl.asking import next_log_probs
+from mega_pl.backbone import Backbone
+from mega_pl.edits.request import SLOT, EditRequest
+from mega_pl.edits.routing.answers import AnswerEvidence
+from mega_pl.edits.routing.matcher import RelationMatcher, masked
+from mega_pl.edits.routing.scope import SAME, Scope, Scopes
+from mega_pl.edits.routing.vectors import Vectors
+from mega_pl.functional.logistic import fit_logistic
+
+SAMPLE = 48
+"""About how many edits are tried."""
+
+OWN_WORDINGS = 4
+"""The most own wordings of each of them."""
+
+OTHER_RELATIONS = 6
+"""The most questions about each one's subject by other relations."""
+
+BASE_RELATIONS = 4
+"""The most questions by yet other relations over which the probability of an object is averaged."""
+
+ANYTHING = "Everyone has heard of {}, and"
+"""Begins what may be said of anybody and anything; it is averaged over as well."""
+
+PENALTY = 1e-2
+"""Of the weights: the model is surer of an edit's own wordings than of those that people use."""
+
+LEAST = -30.0
+"""The lowest threshold."""
+
+CAUTION = 2 / 3
+"""How far between wrong and right questions the threshold lies where the model tells them apart."""
+
+ENOUGH = 64
+"""Wrong questions from which on the threshold is set on them."""
+
+Phrasings = Sequence[Sequence[str]]
+"""By relation index its templates."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A question about an edit's subject.
+
+    Args:
+        edit: Index of the edit.
+        template: The question.
+        relation: The relation that it asks, -1 if it is not of the template bank.
+        right: Whether it is the edit's question.
+    """
+
+    edit: int
+    template: str
+    relation: int
+    right: bool
+
+
+def first_tokens(backbone: Backbone, requests: Sequence[EditRequest]) -> Tensor:
+    """The first token (E,) of each edit's true object after its prompt."""
+    return torch.tensor([backbone.answer_ids(r.filled, r.target_true)[0] for r in requests])
+
+
+def base_log_probs(
+    backbone: Backbone, requests: Sequence[EditRequest], scopes: Sequence[Scope], phrasings: Phrasings
+) -> Tensor:
+    """Log-probability (E,) of the first token of each edit's true object, averaged over other questions.
+
+    Args:
+        backbone: The bare model.
+        requests: E edits.
+        scopes: Of these.
+        phrasings: By relation index its templates.
+    """
+    asked = [
+        (edit, template.replace(SLOT, request.subject))
+        for edit, (request, scope) in enumerate(zip(requests, scopes, strict=True))
+        for template in (ANYTHING, *(phrasings[r][0] for r in _others(request, scope)[:BASE_RELATIONS]))
+    ]
+    owners = torch.tensor([edit for edit, _ in asked])
+    found = next_log_probs(backbone, [text for _, text in asked], first_tokens(backbone, requests)[owners])
+    means = torch.zeros(len(requests)).index_add(0, owners, found.exp()) / torch.bincount(owners)
+    return means.clamp(min=1e-30).log()
+
+
+def hear(
+    backbone: Backbone,
+    requests: Sequence[EditRequest],
+    scopes: Scopes,
+    phrasings: Phrasings,
+    vectors: Vectors,
+    *,
+    false_alarms: float,
+    recall: float,
+) -> tuple[AnswerEvidence | None, RelationMatcher]:
+    """Learn what the next token is worth, and the thresholds for all evidence.
+
+    Args:
+        backbone: The bare model.
+        requests: The edits.
+        scopes: Of these.
+        phrasings: By relation index its templates.
+        vectors: Makes vectors of questions.
+        false_alarms: Share of the wrong questions that may pass.
+        recall: Share of the right ones that must pass where an edit does not say its relation.
+
+    Returns:
+        The evidence, None where no other question can be asked, and the matcher with its thresholds.
+    """
+    sample = range(0, len(requests), max(1, len(requests) // SAMPLE))
+    trials = [trial for edit in sample for trial in _trials(edit, requests[edit], scopes.edits[edit], phrasings)]
+    right = torch.tensor([trial.right for trial in trials])
+    if right.all():
+        return None, scopes.matcher
+    base = base_log_probs(backbone, requests, scopes.edits, phrasings)
+    answers = AnswerEvidence(first_tokens(backbone, requests), base, (0.0, 0.0))
+    edits = torch.tensor([trial.edit for trial in trials])
+    prompts = [trial.template.replace(SLOT, requests[trial.edit].subject) for trial in trials]
+    log_probs = next_log_probs(backbone, prompts, answers.tokens[edits])
+    text, through = _text_logits(trials, scopes, vectors)
+    heard = answers(log_probs, edits, through)
+    free = text.isfinite()  # a veto holds whatever the model says
+    weights, _ = fit_logistic(heard[free], right[free], offset=text[free], penalty=PENALTY)
+    answers = replace(answers, weights=tuple(weights.tolist()))
+    open_text, open_through = _text_logits(trials, _opened(requests, scopes, vectors, sample), vectors)
+    open_heard = answers(log_probs, edits, open_through)
+    logits, open_logits = (t + answers.logits(h) for t, h in ((text, heard), (open_text, open_heard)))
+    open_threshold = float(open_logits[right].quantile(1 - recall, interpolation="lower"))
+    threshold = scopes.matcher.threshold
+    if int((~right).sum()) >= ENOUGH:
+        low = float(logits[~right].clamp(min=LEAST).quantile(1 - false_alarms, interpolation="higher"))
+        high = float(logits[right].quantile(1 - recall, interpolation="lower"))
+        threshold = max(low, low + CAUTION * (high - low))
+    return answers, replace(scopes.matcher, threshold=threshold, open_threshold=min(open_threshold, threshold))
+
+
+def _others(request: EditRequest, scope: Scope) -> list[int]:
+    """Other relations that lead from the same types as an edit's, in an order of its own."""
+    found = sorted(scope.rivals - scope.relations)
+    random.Random(request.edit_id).shuffle(found)
+    return found
+
+
+def _trials(edit: int, request: EditRequest, scope: Scope, phrasings: Phrasings) -> Iterator[Trial]:
+    """Own wordings of an edit, and questions about its subject that its base does not hold."""
+    for template in dict.fromkeys((request.prompt, *request.phrasings[: OWN_WORDINGS - 1])):
+        yield Trial(edit, template, -1, right=True)
+    draw = random.Random(request.edit_id)
+    for relation in _others(request, scope)[BASE_RELATIONS:][:OTHER_RELATIONS]:
+        yield Trial(edit, draw.choice(phrasings[relation]), relation, right=False)
+    for group in request.contrasts[:OTHER_RELATIONS]:
+        yield Trial(edit, group[0], -1, right=False)
+
+
+def _opened(requests: Sequence[EditRequest], scopes: Scopes, vectors: Vectors, sample: Iterable[int]) -> Scopes:
+    """The scopes as if some edits did not say their relation."""
+    chosen = list(sample)
+    unsaid = replace(scopes, edits=()).add(vectors, [replace(requests[edit], relation="") for edit in chosen])
+    by_edit = dict(zip(chosen, unsaid.edits, strict=True))
+    return replace(scopes, edits=tuple(by_edit.get(i, scope) for i, scope in enumerate(scopes.edits)))
+
+
+def _text_logits(trials: Sequence[Trial], scopes: Scopes, vectors: Vectors) -> tuple[Tensor, Tensor]:
+    """What the text alone says of trials (N,), each held out, and whether it goes on from the edit's object (N,)."""
+    texts = [masked([trial.template])[0] for trial in trials]
+    points = scopes.matcher.space(vectors(texts))
+    asked = torch.tensor([trial.relation for trial in trials])
+    evidence, through = scopes.evidence(
+        points,
+        texts,
+        [(i, trial.edit) for i, trial in enumerate(trials)],
+        hidden=asked[:, None] == scopes.matcher.owners,
+        unseen=points @ scopes.questions.T > SAME,
+        others=False,
+    )
+    return scopes.matcher.logits(evidence), through
