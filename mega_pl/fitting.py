@@ -17,6 +17,7 @@ from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
 from mega_pl.functional import Transport, Transports, fit_transport, mean_shift, stack
+from mega_pl.supposing import with_followed_implications
 
 Estimator = Literal["transport", "mean_shift", "none"]
 
@@ -104,6 +105,7 @@ def fit(
     maps, router, prompts = maps or MapConfig(), router or RouterConfig(), prompts or PromptConfig()
     chosen = list(sites or default_sites(backbone))
     backbone.check_sites(chosen)
+    requests = with_followed_implications(backbone, requests)
     sets = [expand(request, prompts) for request in requests]
     fitted = {
         request.edit_id: (request, of_edit)
@@ -190,16 +192,14 @@ class LastTokens:
     Args:
         backbone: The bare model.
         prompts: N texts.
-        size: Prompts that are read together, those of like length.
+        size: Prompts that are read together, those of like length; by default what suits the device.
     """
 
     @torch.no_grad()
-    def __init__(self, backbone: Backbone, prompts: Sequence[str], *, size: int = 32) -> None:
+    def __init__(self, backbone: Backbone, prompts: Sequence[str], *, size: int | None = None) -> None:
         self.backbone, self.count = backbone, len(prompts)
         self.parts: list[tuple[list[int], Encoded, Any]] = []
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(by_length), size):
-            rows = by_length[start : start + size]
+        for rows in _by_length(prompts, size or _size(backbone)):
             encoded = backbone.encode([prompts[i] for i in rows])
             inputs = {name: values[:, :-1] for name, values in encoded.inputs.items()}
             cache = None
@@ -240,7 +240,7 @@ class LastTokens:
 
 @torch.no_grad()
 def target_states(
-    backbone: Backbone, prompts: Sequence[str], sites: Sequence[Site], *, size: int = 32
+    backbone: Backbone, prompts: Sequence[str], sites: Sequence[Site]
 ) -> tuple[dict[Site, Tensor], Tensor]:
     """Last-token activations of prompts, and the token that the model gives after each.
 
@@ -248,16 +248,13 @@ def target_states(
         backbone: The bare model.
         prompts: N texts.
         sites: What to record.
-        size: Prompts a forward pass, those of like length.
 
     Returns:
         For each site (N, D) float32 on the CPU, and (N,) long.
     """
     states = {site: torch.empty(len(prompts), backbone.width) for site in sites}
     tokens = torch.empty(len(prompts), dtype=torch.long)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(by_length), size):
-        rows = by_length[start : start + size]
+    for rows in _by_length(prompts, _size(backbone)):
         encoded: Encoded = backbone.encode([prompts[i] for i in rows])
         with record(backbone.model, sites, encoded.last) as seen:
             tokens[rows] = backbone.last_logits(encoded).argmax(-1).cpu()
@@ -290,9 +287,7 @@ def last_states(
     """
     moves = {site: stack([m.cast(device=backbone.device) for m in of_site]) for site, of_site in maps.items()}
     states = {site: torch.empty(len(prompts), backbone.width) for site in sites}
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]))
-    for start in range(0, len(by_length), batch):
-        rows = by_length[start : start + batch]
+    for rows in _by_length([prompt for _, prompt in prompts], batch):
         encoded = backbone.encode([prompts[i][1] for i in rows])
         edit = torch.tensor([prompts[i][0] for i in rows], device=backbone.device)
         edits = {site: partial(_move, move, edit, strength) for site, move in moves.items()}
@@ -304,6 +299,17 @@ def last_states(
         for site in sites:
             states[site][rows] = seen[site].float().cpu()
     return states
+
+
+def _by_length(prompts: Sequence[str], size: int) -> Iterator[list[int]]:
+    """The places of prompts, a forward pass's at a time, those of like length together."""
+    places = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    return (places[start : start + size] for start in range(0, len(places), size))
+
+
+def _size(backbone: Backbone) -> int:
+    """Prompts a forward pass: a CPU is busy with a few, and padding costs it more; a GPU waits for kernels to start."""
+    return 32 if backbone.device.type == "cpu" else 256
 
 
 def _followed(backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], tokens: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from mega_pl.fitting import MapConfig, default_sites, fit_maps, fit_settings, ma
 from mega_pl.functional import Transport
 from mega_pl.metrics import Row, Score, score_sake
 from mega_pl.refining import RefineConfig, refine
+from mega_pl.supposing import with_followed_implications
 
 torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, PromptConfig])
 
@@ -135,6 +136,7 @@ class MegaModule(L.LightningModule):
 
     def training_step(self, batch: list[EditRequest], batch_idx: int) -> None:
         """Fit the maps of some edits."""
+        batch = with_followed_implications(self.backbone, batch)
         sets = [expand(request, self.prompts) for request in batch]
         size = self.hparams["prompts_per_batch"]
         fitted = fit_maps(self.backbone, sets, self.sites, self.maps, batch=size)

@@ -90,8 +90,8 @@ class EditDataModule(L.LightningDataModule):
         aliases: EasyEdit's file of other names of the edits' subjects.
         relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.relations`; an
             evaluation asks none of them.
-        relation_implications: Whether edits without implications get those of their relation; only for models that
-            follow a supposed fact through a second one, else the maps lose more than they gain.
+        relation_implications: Whether edits without implications get those of their relation; a fit takes the ones
+            that the model follows.
         skip: Edits to leave out at the front, for example those that another split takes.
         translations: By language code files of CounterFact edits as questions, which the probe of other languages asks.
         subject_aliases: Whether edits keep the other names of their subjects that files give, some of them the names

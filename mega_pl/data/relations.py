@@ -84,9 +84,21 @@ def implications(relation: str, count: int = 4) -> tuple[tuple[str, ...], ...]:
     """
     if count < 0:
         raise ValueError(f"`count` must be at least 0, but got {count}.")
+    return tuple((template,) for template in list(second_hops(relation))[:count])
+
+
+def second_hops(relation: str) -> dict[str, str]:
+    """By two-hop question that starts with a fact of a relation the question about its object alone.
+
+    >>> second_hops("P36")["The country to which the capital of {} belongs is"]
+    'The country to which {} belongs is'
+
+    Args:
+        relation: Name of the fact's relation.
+    """
     first = relations().get(relation)
     if first is None:
-        return ()
+        return {}
     turns: Counter[str] = Counter()
     seconds: list[tuple[int, Relation]] = []
     for second in relations().values():
@@ -94,7 +106,7 @@ def implications(relation: str, count: int = 4) -> tuple[tuple[str, ...], ...]:
             seconds.append((turns[second.object], second))
             turns[second.object] += 1
     seconds.sort(key=lambda pair: pair[0])
-    return tuple((_compose(first, second),) for _, second in seconds[:count])
+    return {_compose(first, second): second.phrasings[0] for _, second in seconds}
 
 
 def noun_phrases(object_type: str) -> tuple[tuple[Relation, str], ...]:

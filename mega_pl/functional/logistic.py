@@ -6,25 +6,29 @@ from torch.nn import functional as F
 
 
 def fit_logistic(
-    evidence: Tensor, right: Tensor, *, offset: Tensor | None = None, penalty: float = 1e-3
+    evidence: Tensor,
+    right: Tensor,
+    *,
+    offset: Tensor | None = None,
+    scale: Tensor | None = None,
+    penalty: float = 1e-3,
 ) -> tuple[Tensor, float]:
     r"""Weights and bias of a logistic model, by L-BFGS in float64.
 
-    With ``s`` the standard deviation of each column of ``x``,
-
-        min over w >= 0 and b of  mean BCE(offset + x w + b, right) + penalty * |s w|^2.
+        min over w >= 0 and b of  mean BCE(offset + x w + b, right) + penalty * |scale * w|^2.
 
     Args:
         evidence: ``x`` (N, F).
         right: (N,) bool.
         offset: (N,) logits that count as they are; none for 0.
-        penalty: Of the weights of standardised evidence.
+        scale: (F,) in which the weights are penalised; the standard deviation of each column by default.
+        penalty: Of the weights in that scale.
 
     Returns:
         The weights (F,), float32, and the bias.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        scale = evidence.double().std(0).clamp(min=1e-6)
+        scale = (evidence.double().std(0) if scale is None else scale.double()).clamp(min=1e-6)
         x, y = evidence.double() / scale, right.double()
         known = torch.zeros_like(y) if offset is None else offset.double()
         free = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)

@@ -20,7 +20,7 @@ class LabDataModule(EditDataModule):
     Args:
         split: ``dev``, on which defaults are chosen, or ``test``, for tables.
         plain: Whether edits say no more of themselves than prompt, subject, objects and relation, as published records
-            do, and get the phrasings of their relation.
+            do, and get the phrasings and implications of their relation.
         known_by: Name of a model that must give an edit's true object for the edit to be taken, as in `load`.
         limit: The most edits to take, from the front.
         edits_per_batch: Edits that are fitted together.
@@ -41,6 +41,7 @@ class LabDataModule(EditDataModule):
             edits_per_batch=edits_per_batch,
             tests_per_batch=tests_per_batch,
             relation_phrasings=plain,
+            relation_implications=plain,
         )
         self.split: Split = split
         self.plain, self.known_by = plain, known_by

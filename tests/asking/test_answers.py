@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mega_pl.asking import answers, continued, likeliest
+from mega_pl.asking import answers, continued, likeliest, next_log_probs
 from mega_pl.backbone import Site
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import CentreRouter
@@ -50,6 +50,15 @@ def test_the_likeliest_token_is_that_of_each_prompt_alone(tiny_backbone):
     backbone = tiny_backbone("llama")
     alone = [int(backbone.last_logits(backbone.encode([prompt])).argmax()) for prompt in PROMPTS]
     assert likeliest(backbone, PROMPTS, batch=2) == alone
+
+
+def test_the_log_probability_is_that_of_each_prompt_alone(tiny_backbone):
+    backbone, tokens = tiny_backbone("llama"), torch.tensor([3, 5, 8])
+    alone = [
+        float(backbone.last_logits(backbone.encode([prompt]))[0].log_softmax(-1)[token])
+        for prompt, token in zip(PROMPTS, tokens, strict=True)
+    ]
+    assert next_log_probs(backbone, PROMPTS, tokens, batch=2).tolist() == pytest.approx(alone, abs=1e-5)
 
 
 def generated(backbone, prompts, tokens):

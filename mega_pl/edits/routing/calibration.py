@@ -3,8 +3,9 @@
 Other wordings of an edit's relation, and two-hop questions that start with it, are its own; questions by other
 relations about the same kind of subject, and two-hop questions that only end with its relation, are not. Half of the
 latter ask by a relation whose references are then left out, as if the bank did not hold it. The threshold lets a stated
-share of those pass. An edit that does not say its relation may be of any that its prompt is
-near to; for such edits the threshold lets a stated share of their own questions pass, and their subjects do the rest.
+share of those pass that are whole questions, by the relation's phrasings: cues and noun phrases are easier to tell. An
+edit that does not say its relation may be of any that its prompt is near to; for such edits the threshold lets a stated
+share of their own questions pass, and their subjects do the rest.
 """
 
 from __future__ import annotations
@@ -131,9 +132,11 @@ def fit_matcher(
     weights, bias = fit_logistic(evidence[usable], right[usable])
     fitted = replace(raw, weights=weights, bias=bias)
     logits = fitted.logits(evidence)
+    phrasings = {plain(t.replace("{}", MASK)) for relation in relations for t in relation.phrasings}
+    whole = torch.tensor([questions.texts[trial.question] in phrasings for trial in trials])
     return replace(
         fitted,
-        threshold=float(logits[hides & ~right].quantile(1 - false_alarms, interpolation="higher")),
+        threshold=float(logits[hides & ~right & whole].quantile(1 - false_alarms, interpolation="higher")),
         open_threshold=float(logits[hides & right].quantile(1 - recall, interpolation="lower")),
     )
 

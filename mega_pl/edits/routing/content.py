@@ -281,7 +281,7 @@ class ContentRouter:
     ) -> ContentRouter:
         """The router again."""
         matcher, weights = matcher_from(config["matcher"], tensors), config["answer_weights"]
-        answers = weights and AnswerEvidence(tensors["answer_base"], tensors["answer_tokens"], tuple(weights))
+        answers = weights and AnswerEvidence(tensors["answer_tokens"], tensors["answer_base"], tuple(weights))
         return cls(
             config=RouterConfig(**config["config"]),
             requests=tuple(requests),

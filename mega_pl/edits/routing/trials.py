@@ -38,8 +38,9 @@ BASE_RELATIONS = 4
 ANYTHING = "Everyone has heard of {}, and"
 """Begins what may be said of anybody and anything; it is averaged over as well."""
 
-PENALTY = 1e-2
-"""Of the weights: the model is surer of an edit's own wordings than of those that people use."""
+PENALTY = 16.0
+"""Of the weights a nat, beside the sum over all trials: few trials teach little, and the model is surer of an edit's
+own wordings than of those that people use."""
 
 LEAST = -30.0
 """The lowest threshold."""
@@ -135,7 +136,10 @@ def hear(
     text, through = _text_logits(trials, scopes, vectors)
     heard = answers(log_probs, edits, through)
     free = text.isfinite()  # a veto holds whatever the model says
-    weights, _ = fit_logistic(heard[free], right[free], offset=text[free], penalty=PENALTY)
+    nats = torch.ones(heard.shape[1])
+    weights, _ = fit_logistic(
+        heard[free], right[free], offset=text[free], scale=nats, penalty=PENALTY / int(free.sum())
+    )
     answers = replace(answers, weights=tuple(weights.tolist()))
     open_text, open_through = _text_logits(trials, _opened(requests, scopes, vectors, sample), vectors)
     open_heard = answers(log_probs, edits, open_through)

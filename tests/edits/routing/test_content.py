@@ -241,7 +241,11 @@ KNOWN = (
 
 def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_about_to_say(lab_backbone, template_bank):
     fitted = ContentRouter.fit(lab_backbone, KNOWN, template_bank, RouterConfig())
-    strict = replace(fitted, scopes=replace(fitted.scopes, matcher=fitted.scopes.matcher.at(1.0)))
+    strict = replace(
+        fitted,
+        scopes=replace(fitted.scopes, matcher=fitted.scopes.matcher.at(1.0)),
+        answers=replace(fitted.answers, weights=(1.0, 1.0)),  # three edits are too few to learn how much it knows
+    )
     deaf = replace(strict, answers=None)
     own = ["Marie Curie arrived in this world in", "Marie Curie came to life in"]
     others = ["Marie Curie was wed in", "Parliament of France gathers in"]
@@ -271,7 +275,7 @@ def test_more_edits_refit_nothing(router, lab_backbone):
     spain = request("spain", "The capital of {} is", "Spain", relation="P36", target_true="Madrid")
     grown = router.add(lab_backbone, [spain])
     assert grown.answers.weights == router.answers.weights
-    assert grown.answers.base is router.answers.base
+    assert grown.answers.base[:-1].tolist() == router.answers.base.tolist()
     assert grown.answers.tokens[:-1].tolist() == router.answers.tokens.tolist()
     assert grown.answers.tokens[-1] == lab_backbone.answer_ids("The capital of Spain is", "Madrid")[0]
     assert grown.scopes.matcher is router.scopes.matcher
