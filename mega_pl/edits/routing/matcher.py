@@ -188,7 +188,8 @@ class RelationMatcher:
     @cached_property
     def _phrase(self) -> re.Pattern[str]:
         mask, noun = fold(MASK), self.noun_pattern
-        link = "(?:of|in|for|that|who|whom|where|(?:(?:in|to|for|with|on|at|from|by) )?(?:which|whom))"
+        clause = r"(?:that|who|which)(?: \w+)?|whom|where|(?:in|to|for|with|on|at|from|by) (?:which|whom)"
+        link = f"(?:of|in|for|{clause})"  # "the capital of X", "the club that X", "the country that includes X"
         return re.compile(rf"\b(?P<of>{noun})s? {link} (?:the )?{mask}\b|\b{mask}'s (?P<own>{noun})\b")
 
     def relations_of_noun(self, noun: str) -> set[int]:

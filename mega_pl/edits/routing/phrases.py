@@ -77,7 +77,7 @@ class NounPhrases:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         noun = f"(?P<noun>(?i:{self.matcher.noun_pattern}))"
-        return re.compile(rf"\b(?:[Tt]he (?:\w+ or )?)?{noun} of (?P<name>{_NAME})")
+        return re.compile(rf"\b(?:[Tt]he (?:\w+ or )?)?{noun} (?:of|(?:that|which|who) [a-z]+) (?P<name>{_NAME})")
 
 
 def _reading(text: str, phrase: re.Match[str], edits: tuple[int, ...]) -> Question:

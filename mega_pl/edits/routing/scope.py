@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -141,9 +142,11 @@ class Scopes:
         best = self.matcher.best(points, hidden)[rows]
         relations = _members([scope.relations for scope in scopes], len(self.types))
         own = _nearest(cosines, rows, [scope.own for scope in scopes])
-        implied = _nearest(cosines, rows, [scope.implied for scope in scopes])
-        other = _nearest(cosines, rows, [scope.others if others else () for scope in scopes])
         nouns = [self.matcher.noun_relations(text) for text in texts]
+        implied = _nearest(
+            cosines, rows, [self._implied(s, nouns[text]) for (text, _), s in zip(pairs, scopes, strict=True)]
+        )
+        other = _nearest(cosines, rows, [scope.others if others else () for scope in scopes])
         words, heads = [stems([text]) for text in texts], [head_noun(text) for text in texts]
         noun = [side(nouns[text] & s.rivals, s.nouns) for (text, _), s in zip(pairs, scopes, strict=True)]
         evidence = self.matcher.evidence(
@@ -164,6 +167,17 @@ class Scopes:
         evidence[said_not, EVIDENCE.index("strange noun")] = -torch.inf
         direct = torch.maximum(own, best.masked_fill(~relations, -1.0).amax(1))
         return evidence, (torch.tensor(noun) > 0) | (implied > direct)
+
+    def _implied(self, scope: Scope, nouns: Set[int]) -> list[int]:
+        """The implied questions with which one is compared whose subject stands in a noun phrase of some relations.
+
+        "The country of the spouse of X" and "the country of X" have nearly the same words and are not the same.
+        """
+        return [i for i in scope.implied if not self._nouns[i] or self._nouns[i] & nouns]
+
+    @cached_property
+    def _nouns(self) -> list[set[int]]:
+        return [self.matcher.noun_relations(text) for text in self.texts]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The scopes for JSON and for safetensors, without the matcher."""

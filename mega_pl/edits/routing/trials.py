@@ -38,7 +38,7 @@ BASE_RELATIONS = 4
 ANYTHING = "Everyone has heard of {}, and"
 """Begins what may be said of anybody and anything; it is averaged over as well."""
 
-PENALTY = 16.0
+PENALTY = 4.0
 """Of the weights a nat, beside the sum over all trials: few trials teach little, and the model is surer of an edit's
 own wordings than of those that people use."""
 

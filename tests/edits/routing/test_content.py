@@ -241,6 +241,7 @@ KNOWN = (
 
 def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_about_to_say(lab_backbone, template_bank):
     fitted = ContentRouter.fit(lab_backbone, KNOWN, template_bank, RouterConfig())
+    assert fitted.answers is not None
     strict = replace(
         fitted,
         scopes=replace(fitted.scopes, matcher=fitted.scopes.matcher.at(1.0)),
@@ -254,7 +255,7 @@ def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_abou
     assert fired(strict, lab_backbone, others) == [None, None]
     assert fired(deaf, lab_backbone, others) == ["born", "capital"]
     for sign, texts in ((1, own), (-1, others)):
-        assert all(sign * route.evidence["answer"] > 4 for route in routes(strict, lab_backbone, texts))
+        assert all(sign * route.evidence["answer"] > 2 for route in routes(strict, lab_backbone, texts))
 
 
 def test_a_router_that_does_not_listen_makes_no_forward_pass(lab_backbone, template_bank):
