@@ -3,17 +3,16 @@
     python benchmarks/routing.py --model FOLDER --popular popular_rippleedits.json --counterfact counterfact.json
 
 Every row is a router: its own evidence, the subject's name alone, the relation alone. Of prompts that should find their
-edit, the share that finds it; of those that should find none, the share that is left alone. A prompt whose label
-another edit of the bank makes stale (it asks for that edit's old object) is counted in a column of its own.
+edit, the share that finds it; of those that should find none, the share that is left alone. A prompt that asks for what
+another edit of the bank changes is counted in a column of its own.
 """
 
 import argparse
 import random
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from mega_pl import Backbone, EditCase, load
@@ -23,8 +22,9 @@ from mega_pl.data.easyedit import read_easyedit
 from mega_pl.data.relations import Relation, relations
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.edits import NO_EDIT, ContentRouter, Route, RouterConfig
-from mega_pl.edits.request import conflicts
+from mega_pl.edits.request import SLOT, Probe, conflicts
 from mega_pl.edits.routing import Prompts
+from mega_pl.edits.routing.subjects import SubjectFinder, composed, names_of
 
 BATCH = 64
 """Prompts that are routed together."""
@@ -68,18 +68,21 @@ def main(args: Sequence[str] | None = None) -> None:
         if path is None:
             continue
         stop = None if options.limit is None else options.start + options.limit
-        found = list(islice(read(path, on_bad="skip"), options.start, stop))
+        everyone = read(path, on_bad="skip")
+        found = everyone[options.start : stop]
         wrong = conflicts([case.request for case in found])
         cases = with_phrasings(case for i, case in enumerate(found) if i not in wrong)
         bank = list(relations().values())
         print(f"{name}: {len(cases)} edits, {len(wrong)} left out because they conflict with others\n")
-        measure(backbone, cases, bank, config, prompts_of(cases), relation_only=options.relation_only)
+        measure(backbone, cases, bank, config, prompts_of(cases, everyone), relation_only=options.relation_only)
         if name == "counterfact" and options.held_out:
             kept, held_out = split(bank, options.held_out)
             names = {relation.name for relation in kept}
             cases = [case for case in cases if case.request.relation in names]
             print(f"{len(held_out)} relations held out, {len(cases)} edits of the others\n")
-            prompts = counterfact_prompts(cases) | {"held-out relations": held_out_prompts(cases, kept, held_out)}
+            prompts = counterfact_prompts(cases, cases) | {
+                "held-out relations": held_out_prompts(cases, kept, held_out)
+            }
             measure(backbone, cases, kept, config, prompts, relation_only=options.relation_only)
 
 
@@ -108,8 +111,8 @@ def held_out_prompts(
     ]
 
 
-def counterfact_prompts(cases: Sequence[EditCase]) -> dict[str, list[Expected]]:
-    """By kind the prompts and the edit that each is about, or `NO_EDIT`."""
+def counterfact_prompts(cases: Sequence[EditCase], everyone: Sequence[EditCase]) -> dict[str, list[Expected]]:
+    """By kind the prompts of some cases of a file and the edit that each is about, or `NO_EDIT`."""
     return {
         "edit": [(i, case.request.filled) for i, case in enumerate(cases)],
         "paraphrase": [(i, p) for i, case in enumerate(cases) for p in case.paraphrase_prompts],
@@ -117,7 +120,7 @@ def counterfact_prompts(cases: Sequence[EditCase]) -> dict[str, list[Expected]]:
     }
 
 
-def popular_prompts(cases: Sequence[EditCase]) -> dict[str, list[Expected]]:
+def popular_prompts(cases: Sequence[EditCase], everyone: Sequence[EditCase]) -> dict[str, list[Expected]]:
     """The same; what is asked of an edited fact by the edit's own prompt is no question of another fact."""
     own = {case.request.filled for case in cases}
     specificity = [probe.prompt for case in cases for probe in case.relation_specificity]
@@ -130,21 +133,39 @@ def popular_prompts(cases: Sequence[EditCase]) -> dict[str, list[Expected]]:
     }
 
 
-def flat_prompts(cases: Sequence[EditCase]) -> dict[str, list[Expected]]:
-    """The same; a locality question is stale where its answer is the old object of an edit whose subject it names."""
-    old: dict[str, set[str]] = {}
-    for case in cases:
-        old.setdefault(case.request.subject, set()).add(case.request.target_true)
-    probes = [probe for case in cases for probe in case.locality]
-    names = sorted(old, key=len, reverse=True)
-    stale = {
-        probe.prompt for probe in probes if any(probe.answers[0] in old[name] for name in names if name in probe.prompt)
-    }
+def flat_prompts(cases: Sequence[EditCase], everyone: Sequence[EditCase]) -> dict[str, list[Expected]]:
+    """The same; a locality question is stale where it asks by its own edit's relation about another edit's subject.
+
+    The records name no relation: two templates are of one where an edit of one has a locality question of the other.
+    """
+    groups: dict[str, str] = {}
+
+    def group(template: str) -> str:
+        while groups.get(template, template) != template:
+            template = groups[template]
+        return template
+
+    def mentions(finder: SubjectFinder, probe: Probe) -> Iterator[tuple[str, tuple[int, ...]]]:
+        text = composed(probe.prompt)
+        for mention in finder(text):
+            yield f"{text[: mention.start]}{SLOT}{text[mention.end :]}", finder.owners[mention.name]
+
+    finders = [SubjectFinder(names_of([c.request.subject for c in of], [()] * len(of))) for of in (everyone, cases)]
+    for case in everyone:
+        for probe in case.locality:
+            for template, _ in mentions(finders[0], probe):
+                groups[group(template)] = group(case.request.prompt)
+    named = [
+        (probe.prompt, case.request.prompt, [i for _, owners in mentions(finders[1], probe) for i in owners])
+        for case in cases
+        for probe in case.locality
+    ]
+    stale = [any(group(cases[i].request.prompt) == group(own) for i in others) for _, own, others in named]
     return {
         "edit": [(i, case.request.filled) for i, case in enumerate(cases)],
         "rephrased": [(i, p) for i, case in enumerate(cases) for p in case.paraphrase_prompts],
-        "locality": [(NO_EDIT, probe.prompt) for probe in probes if probe.prompt not in stale],
-        "locality, stale": [(NO_EDIT, probe.prompt) for probe in probes if probe.prompt in stale],
+        "locality": [(NO_EDIT, prompt) for (prompt, _, _), old in zip(named, stale, strict=True) if not old],
+        "locality, stale": [(NO_EDIT, prompt) for (prompt, _, _), old in zip(named, stale, strict=True) if old],
     }
 
 

@@ -36,16 +36,16 @@ class AnswerEvidence:
     base: Tensor
     weights: tuple[float, float]
 
-    def __call__(self, log_probs: Tensor, edits: Tensor, through: Tensor) -> Tensor:
+    def __call__(self, log_probs: Tensor, edits: Tensor, spared: Tensor) -> Tensor:
         """The evidence (N, 2) for and against N pairs of a prompt and an edit.
 
         Args:
             log_probs: (N,) of the edit's token after the prompt.
             edits: (N,) long, the edits.
-            through: (N,) bool, whether a prompt goes on from the edit's object; then nothing speaks against it.
+            spared: (N,) bool, where nothing speaks against the edit, such as a prompt that goes on from its object.
         """
         nats = (log_probs - self.base[edits]).clamp(LOWEST, HIGHEST)
-        return torch.stack([nats.clamp(min=0), nats.clamp(max=0) * ~through], 1)
+        return torch.stack([nats.clamp(min=0), nats.clamp(max=0) * ~spared], 1)
 
     def logits(self, evidence: Tensor) -> Tensor:
         """What evidence (N, 2) adds to the logits of the text's (N,)."""

@@ -229,14 +229,14 @@ class ContentRouter:
             for edit in question.edits
         ]
         points = self.scopes.matcher.space(self.config.vectors(prompts.backbone)(forms))
-        evidence, through = self.scopes.evidence(points, forms, [(form, edit) for _, _, form, edit in pairs])
+        evidence, spared = self.scopes.evidence(points, forms, [(form, edit) for _, _, form, edit in pairs])
         logits, heard = self.scopes.matcher.logits(evidence), torch.zeros(len(pairs), 2)
         if self.answers is not None and self.config.subject:
             row = {i: n for n, i in enumerate(dict.fromkeys(i for i, *_ in pairs))}
             log_probs = prompts.log_probs([rows[i] for i in row])
             edits = torch.tensor([edit for *_, edit in pairs])
             index = torch.tensor([row[i] for i, *_ in pairs])
-            heard = self.answers(log_probs[index, self.answers.tokens[edits]], edits, through)
+            heard = self.answers(log_probs[index, self.answers.tokens[edits]], edits, spared)
             logits = logits + self.answers.logits(heard)
         known = torch.tensor([self.scopes.edits[edit].known for *_, edit in pairs])
         passes = self.scopes.matcher.passes(logits, known) & logits.isfinite()  # a veto holds at any threshold

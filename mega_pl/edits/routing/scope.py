@@ -124,7 +124,10 @@ class Scopes:
         unseen: Tensor | None = None,
         others: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """The evidence (N, 6) for N pairs of a text and an edit, and whether the text goes on from its object (N,).
+        """The evidence (N, 6) for N pairs of a text and an edit, and whether no answer of the model speaks against it.
+
+        None does (N,) where the text goes on from the edit's object, nor where the edit does not say its relation: it
+        may be asked in many ways that are not answered by its object.
 
         Args:
             points: (T, K) of the texts.
@@ -149,11 +152,12 @@ class Scopes:
         other = _nearest(cosines, rows, [scope.others if others else () for scope in scopes])
         words, heads = [stems([text]) for text in texts], [head_noun(text) for text in texts]
         noun = [side(nouns[text] & s.rivals, s.nouns) for (text, _), s in zip(pairs, scopes, strict=True)]
+        known = torch.tensor([scope.known for scope in scopes])
         evidence = self.matcher.evidence(
             best=best,
             relations=relations,
             rivals=_members([scope.rivals for scope in scopes], len(self.types)),
-            known=torch.tensor([scope.known for scope in scopes]),
+            known=known,
             own=torch.maximum(own, implied),
             wording=cosines[rows, torch.tensor([scope.own[0] for scope in scopes])],
             other=other,
@@ -166,7 +170,7 @@ class Scopes:
         said_not = (other > SAME) & (other > torch.maximum(own, implied))
         evidence[said_not, EVIDENCE.index("strange noun")] = -torch.inf
         direct = torch.maximum(own, best.masked_fill(~relations, -1.0).amax(1))
-        return evidence, (torch.tensor(noun) > 0) | (implied > direct)
+        return evidence, (torch.tensor(noun) > 0) | (implied > direct) | ~known
 
     def _implied(self, scope: Scope, nouns: Set[int]) -> list[int]:
         """The implied questions with which one is compared whose subject stands in a noun phrase of some relations.

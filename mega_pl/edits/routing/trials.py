@@ -8,7 +8,7 @@ threshold lets a stated share of the wrong ones pass; where the model tells righ
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -118,7 +118,7 @@ def hear(
         phrasings: By relation index its templates.
         vectors: Makes vectors of questions.
         false_alarms: Share of the wrong questions that may pass.
-        recall: Share of the right ones that must pass where an edit does not say its relation.
+        recall: Share of the right ones that should pass.
 
     Returns:
         The evidence, None where no other question can be asked, and the matcher with its thresholds.
@@ -133,24 +133,21 @@ def hear(
     edits = torch.tensor([trial.edit for trial in trials])
     prompts = [trial.template.replace(SLOT, requests[trial.edit].subject) for trial in trials]
     log_probs = next_log_probs(backbone, prompts, answers.tokens[edits])
-    text, through = _text_logits(trials, scopes, vectors)
-    heard = answers(log_probs, edits, through)
+    text, spared = _text_logits(trials, scopes, vectors)
+    heard = answers(log_probs, edits, spared)
     free = text.isfinite()  # a veto holds whatever the model says
     nats = torch.ones(heard.shape[1])
     weights, _ = fit_logistic(
         heard[free], right[free], offset=text[free], scale=nats, penalty=PENALTY / int(free.sum())
     )
     answers = replace(answers, weights=tuple(weights.tolist()))
-    open_text, open_through = _text_logits(trials, _opened(requests, scopes, vectors, sample), vectors)
-    open_heard = answers(log_probs, edits, open_through)
-    logits, open_logits = (t + answers.logits(h) for t, h in ((text, heard), (open_text, open_heard)))
-    open_threshold = float(open_logits[right].quantile(1 - recall, interpolation="lower"))
     threshold = scopes.matcher.threshold
     if int((~right).sum()) >= ENOUGH:
+        logits = text + answers.logits(heard)
         low = float(logits[~right].clamp(min=LEAST).quantile(1 - false_alarms, interpolation="higher"))
         high = float(logits[right].quantile(1 - recall, interpolation="lower"))
         threshold = max(low, low + CAUTION * (high - low))
-    return answers, replace(scopes.matcher, threshold=threshold, open_threshold=min(open_threshold, threshold))
+    return answers, scopes.matcher.at(threshold)
 
 
 def _others(request: EditRequest, scope: Scope) -> list[int]:
@@ -171,20 +168,12 @@ def _trials(edit: int, request: EditRequest, scope: Scope, phrasings: Phrasings)
         yield Trial(edit, group[0], -1, right=False)
 
 
-def _opened(requests: Sequence[EditRequest], scopes: Scopes, vectors: Vectors, sample: Iterable[int]) -> Scopes:
-    """The scopes as if some edits did not say their relation."""
-    chosen = list(sample)
-    unsaid = replace(scopes, edits=()).add(vectors, [replace(requests[edit], relation="") for edit in chosen])
-    by_edit = dict(zip(chosen, unsaid.edits, strict=True))
-    return replace(scopes, edits=tuple(by_edit.get(i, scope) for i, scope in enumerate(scopes.edits)))
-
-
 def _text_logits(trials: Sequence[Trial], scopes: Scopes, vectors: Vectors) -> tuple[Tensor, Tensor]:
-    """What the text alone says of trials (N,), each held out, and whether it goes on from the edit's object (N,)."""
+    """What the text alone says of trials (N,), each held out, and whether no answer speaks against them (N,)."""
     texts = [masked([trial.template])[0] for trial in trials]
     points = scopes.matcher.space(vectors(texts))
     asked = torch.tensor([trial.relation for trial in trials])
-    evidence, through = scopes.evidence(
+    evidence, spared = scopes.evidence(
         points,
         texts,
         [(i, trial.edit) for i, trial in enumerate(trials)],
@@ -192,4 +181,4 @@ def _text_logits(trials: Sequence[Trial], scopes: Scopes, vectors: Vectors) -> t
         unseen=points @ scopes.questions.T > SAME,
         others=False,
     )
-    return scopes.matcher.logits(evidence), through
+    return scopes.matcher.logits(evidence), spared
