@@ -16,6 +16,7 @@ ROOMS = [
     "edits",
     "data",
     "aliasing",
+    "supposing",
     "metrics",
     "fitting",
     "refining",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mega_pl.asking import likeliest
-from mega_pl.data.relations import relations
+from mega_pl.data.relations import relations, second_hops
 from mega_pl.lab import data
 from mega_pl.lab.data import LabDataModule
 
@@ -22,9 +22,11 @@ def test_plain_edits_say_what_published_records_do(split):
     assert len(full) == len(plain) > 100
     assert any(case.request.implications and case.request.contrasts for case in full)  # control
     for one, bare in zip(full, plain, strict=True):
-        request = replace(one.request, phrasings=bare.request.phrasings, implications=(), contrasts=(), aliases=())
+        made = {"phrasings": bare.request.phrasings, "implications": bare.request.implications}
+        request = replace(one.request, **made, contrasts=(), aliases=())
         assert bare == replace(one, request=request)  # what evaluates it is the same
         assert set(bare.request.phrasings) <= set(relations()[bare.request.relation].phrasings)
+        assert {t for group in bare.request.implications for t in group} <= second_hops(bare.request.relation).keys()
     assert sum(bool(case.request.phrasings) for case in plain) > 0.9 * len(plain)
 
 

@@ -33,7 +33,7 @@ class RouterConfig:
     Args:
         encoder: Folder or hub name of a sentence encoder for relation evidence, the better option; None for the
             backbone's own early states.
-        layer: 0-based block whose input these are; 0 reads the token embeddings alone.
+        layer: 0-based block whose input these are, 0 for the token embeddings alone; None for an eighth of the depth.
         false_alarms: Share of questions about an edit's subject, by relations that the template bank does not hold,
             that may pass; the threshold is set on questions made from the template bank.
         recall: Share of the questions of an edit that does not say its relation that must pass.
@@ -49,7 +49,7 @@ class RouterConfig:
     """
 
     encoder: str | None = None
-    layer: int = 0
+    layer: int | None = None
     false_alarms: float = 0.1
     recall: float = 0.95
     subject: bool = True
@@ -66,7 +66,7 @@ class RouterConfig:
         for name in ("false_alarms", "recall"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in (0, 1), but got {getattr(self, name)}.")
-        if self.layer < 0:
+        if self.layer is not None and self.layer < 0:
             raise ValueError(f"`layer` must be at least 0, but got {self.layer}.")
         if not (self.subject or self.relation):
             raise ValueError("`subject` or `relation` must be on, but both are off; leave one on.")
@@ -79,9 +79,10 @@ class RouterConfig:
         """
         if self.encoder is not None:
             return encoder_of(self.encoder)
-        if self.layer >= backbone.n_layers:
-            raise ValueError(f"`layer` must lie in [0, {backbone.n_layers - 1}] for this model, but got {self.layer}.")
-        return EarlyStates(backbone, self.layer)
+        layer = backbone.n_layers // 8 if self.layer is None else self.layer
+        if layer >= backbone.n_layers:
+            raise ValueError(f"`layer` must lie in [0, {backbone.n_layers - 1}] for this model, but got {layer}.")
+        return EarlyStates(backbone, layer)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ class EarlyStates:
 
     The first token is left out where there are others: its state is the same whatever it is. Early states know words
     and their neighbourhood; later ones put questions together that are worded alike (measured on SmolLM2-135M, where
-    blocks 8 and later tell relations apart worse than blocks 1 to 6).
+    blocks 8 and later tell relations apart worse than blocks 1 to 6, and block 4 a little better than the embeddings).
 
     Args:
         backbone: The bare model.

@@ -62,7 +62,7 @@ REQUESTS = (BORN, TONGUE, CAPITAL, PANCAKE)
 
 @pytest.fixture(scope="session")
 def router(lab_backbone: Backbone, template_bank: Sequence[Relation]) -> ContentRouter:
-    return ContentRouter.fit(lab_backbone, REQUESTS, template_bank, RouterConfig())
+    return ContentRouter.fit(lab_backbone, REQUESTS, template_bank, RouterConfig(layer=0))
 
 
 def prompts_of(backbone: Backbone, texts: Sequence[str], side: Any = "left") -> Prompts:

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 
 from mega_pl.edits.routing import ContentRouter
 from mega_pl.edits.routing.answers import HIGHEST, LOWEST, AnswerEvidence
-from tests.edits.routing.conftest import CAPITAL, PANCAKE, REQUESTS, routes
+from tests.edits.routing.conftest import BORN, REQUESTS, routes
 
 
 def tensor(*rows):
@@ -58,7 +58,7 @@ def test_a_stored_router_hears_the_same(router, lab_backbone):
     deaf = replace(router, answers=None)
     config, tensors = deaf.state()
     assert ContentRouter.from_state(REQUESTS, json.loads(json.dumps(config)), tensors).answers is None
-    texts = [CAPITAL.filled, PANCAKE.filled]
+    texts = [BORN.filled, "Marie Curie saw the light in"]
     loud = replace(again, answers=replace(again.answers, weights=(1.0, 1.0)))
     heard, unheard = (routes(r, lab_backbone, texts) for r in (loud, deaf))
     assert [r.evidence["answer"] for r in unheard] == [0.0, 0.0]

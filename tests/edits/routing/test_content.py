@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 
 from mega_pl.edits.routing import NO_EDIT, ContentRouter, RouterConfig
 from mega_pl.edits.routing.matcher import EVIDENCE
+from mega_pl.edits.routing.vectors import EarlyStates
 from mega_pl.lab.world import World
 from tests.edits.routing.conftest import BORN, CAPITAL, PANCAKE, REQUESTS, TONGUE, fired, prompts_of, request, routes
 
@@ -68,7 +69,7 @@ def test_an_edit_is_of_the_relation_that_it_says(router):
 def test_a_relation_that_is_not_named_is_told_from_the_wordings(lab_backbone, template_bank):
     born = replace(BORN, phrasings=("The birthplace of {} is",), relation="")
     unnamed = [born, replace(CAPITAL, relation=""), replace(TONGUE, relation="P0")]
-    router = ContentRouter.fit(lab_backbone, unnamed, template_bank, RouterConfig())
+    router = ContentRouter.fit(lab_backbone, unnamed, template_bank, RouterConfig(layer=0))
     assert not any(scope.known for scope in router.scopes.edits)
     for found, name in zip(relations_of(router), ("P19", "P36", "P103"), strict=True):
         assert name in found
@@ -165,11 +166,14 @@ def test_more_edits_leave_earlier_decisions_as_they_were(router, lab_backbone):
 
 
 def test_edits_that_come_one_by_one_are_those_that_come_together(router, lab_backbone, template_bank):
-    grown = ContentRouter.fit(lab_backbone, REQUESTS[:1], template_bank, RouterConfig())
+    grown = ContentRouter.fit(lab_backbone, REQUESTS[:1], template_bank, RouterConfig(layer=0))
     for one in REQUESTS[1:]:
         grown = grown.add(lab_backbone, [one])
     texts = [*OWN, *FOREIGN]
-    assert fired(grown, lab_backbone, texts) == fired(router, lab_backbone, texts)
+    same = replace(
+        grown, answers=replace(grown.answers, weights=router.answers.weights)
+    )  # the first edit's are its own
+    assert fired(same, lab_backbone, texts) == fired(router, lab_backbone, texts)
     assert [s.words for s in grown.scopes.edits] == [s.words for s in router.scopes.edits]
 
 
@@ -197,7 +201,7 @@ def test_two_edits_of_one_subject_that_ask_the_same_are_told_by_their_wordings(l
         request("old", "The oldest hat of {} is", "France"),
         request("new", "The newest shoe of {} is", "France"),
     )
-    router = ContentRouter.fit(lab_backbone, pair, template_bank, RouterConfig())
+    router = ContentRouter.fit(lab_backbone, pair, template_bank, RouterConfig(layer=0))
     texts = ["The oldest hat of France is", "The newest shoe of France is"]
     assert fired(router, lab_backbone, texts) == ["old", "new"]
 
@@ -214,6 +218,13 @@ def test_two_edits_of_one_subject_that_ask_the_same_are_told_by_their_wordings(l
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         RouterConfig(**settings)
+
+
+def test_by_default_an_eighth_of_the_blocks_is_read(lab_backbone):
+    assert lab_backbone.n_layers == 8
+    vectors = RouterConfig().vectors(lab_backbone)
+    assert isinstance(vectors, EarlyStates)
+    assert vectors.layer == 1
 
 
 def test_a_layer_that_the_model_lacks_is_refused(tiny_backbone):
@@ -240,7 +251,7 @@ KNOWN = (
 
 
 def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_about_to_say(lab_backbone, template_bank):
-    fitted = ContentRouter.fit(lab_backbone, KNOWN, template_bank, RouterConfig())
+    fitted = ContentRouter.fit(lab_backbone, KNOWN, template_bank, RouterConfig(layer=0))
     assert fitted.answers is not None
     strict = replace(
         fitted,
@@ -259,7 +270,7 @@ def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_abou
 
 
 def test_a_router_that_does_not_listen_makes_no_forward_pass(lab_backbone, template_bank):
-    quiet = RouterConfig(answer=False, noun_phrases=False)
+    quiet = RouterConfig(layer=0, answer=False, noun_phrases=False)
     deaf = ContentRouter.fit(lab_backbone, REQUESTS, template_bank, quiet)
     texts = [*OWN, *FOREIGN]
     assert forward_passes(lab_backbone, lambda: routes(deaf, lab_backbone, texts)) == 0
