@@ -170,9 +170,10 @@ def test_edits_that_come_one_by_one_are_those_that_come_together(router, lab_bac
     for one in REQUESTS[1:]:
         grown = grown.add(lab_backbone, [one])
     texts = [*OWN, *FOREIGN]
-    same = replace(
-        grown, answers=replace(grown.answers, weights=router.answers.weights)
-    )  # the first edit's are its own
+    assert grown.answers is not None
+    assert router.answers is not None
+    answers = replace(grown.answers, weights=router.answers.weights)  # those of the first edit alone are others
+    same = replace(grown, answers=answers)
     assert fired(same, lab_backbone, texts) == fired(router, lab_backbone, texts)
     assert [s.words for s in grown.scopes.edits] == [s.words for s in router.scopes.edits]
 
