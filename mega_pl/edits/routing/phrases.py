@@ -9,7 +9,7 @@ from functools import cached_property
 
 from mega_pl.asking import continued
 from mega_pl.backbone import Backbone
-from mega_pl.edits.routing.matcher import RelationMatcher
+from mega_pl.edits.routing.matcher import RelationMatcher, stems
 from mega_pl.edits.routing.question import MASK, Question, forms_of
 from mega_pl.edits.routing.subjects import SubjectFinder, composed, fold
 
@@ -49,7 +49,12 @@ class NounPhrases:
             finder: Finds the subjects.
         """
         found = [
-            [(match, relation) for match in self._pattern.finditer(text) for relation in self._named(match, relations)]
+            [
+                (match, relation)
+                for match in self._pattern.finditer(text)
+                if _asks_more(text, match)
+                for relation in self._named(match, relations)
+            ]
             for text in sentences
         ]
         self._ask(backbone, {(relation, match["name"]) for of in found for match, relation in of})
@@ -84,6 +89,11 @@ def _reading(text: str, phrase: re.Match[str], edits: tuple[int, ...]) -> Questi
     """A sentence as a question about whom a noun phrase in it names."""
     forms = forms_of(f"{text[: phrase.start()]}{MASK}{text[phrase.end() :]}")
     return Question(forms, edits, phrase[0], "name")
+
+
+def _asks_more(text: str, phrase: re.Match[str]) -> bool:
+    """Whether a sentence asks something of whom a phrase names; "The name of the spouse of Y is" only asks who."""
+    return bool(stems([text[: phrase.start()], text[phrase.end() :]]) - {"name"})
 
 
 def _first_subject(answer: str, finder: SubjectFinder) -> str:
