@@ -74,7 +74,7 @@ class Trial:
 
 def first_tokens(backbone: Backbone, requests: Sequence[EditRequest]) -> Tensor:
     """The first token (E,) of each edit's true object after its prompt."""
-    return torch.tensor([backbone.answer_ids(r.filled, r.target_true)[0] for r in requests])
+    return torch.tensor([backbone.answer_ids(r.filled, r.target_true)[0] for r in requests]).long()
 
 
 def base_log_probs(
@@ -93,7 +93,7 @@ def base_log_probs(
         for edit, (request, scope) in enumerate(zip(requests, scopes, strict=True))
         for template in (ANYTHING, *(phrasings[r][0] for r in _others(request, scope)[:BASE_RELATIONS]))
     ]
-    owners = torch.tensor([edit for edit, _ in asked])
+    owners = torch.tensor([edit for edit, _ in asked]).long()
     found = next_log_probs(backbone, [text for _, text in asked], first_tokens(backbone, requests)[owners])
     means = torch.zeros(len(requests)).index_add(0, owners, found.exp()) / torch.bincount(owners)
     return means.clamp(min=1e-30).log()

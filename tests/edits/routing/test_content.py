@@ -293,6 +293,7 @@ def test_more_edits_refit_nothing(router, lab_backbone):
     assert grown.answers.tokens[-1] == lab_backbone.answer_ids("The capital of Spain is", "Madrid")[0]
     assert grown.scopes.matcher is router.scopes.matcher
     assert grown.remove(0).answers.tokens.tolist() == grown.answers.tokens[1:].tolist()
+    assert router.add(lab_backbone, []).answers.base.tolist() == router.answers.base.tolist()
 
 
 @pytest.mark.parametrize("text", ["The oldest pancake of Germany is", "Germany has an oldest pancake, which is"])
