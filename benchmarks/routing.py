@@ -57,11 +57,12 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     backbone = load(options.model)
     config = RouterConfig(encoder=options.encoder, answer=not options.no_answer, noun_phrases=not options.no_answer)
+    ask = partial(answer, None if options.no_answer else backbone)
     readers = {
         "counterfact": (read_counterfact, counterfact_prompts),
         "popular": (read_rippleedits, popular_prompts),
         "easyedit": (read_easyedit, flat_prompts),
-        "wikibigedit": (partial(read_easyedit, ask=partial(answer, backbone)), flat_prompts),
+        "wikibigedit": (partial(read_easyedit, ask=ask), flat_prompts),
     }
     for name, (read, prompts_of) in readers.items():
         path = getattr(options, name)
@@ -86,8 +87,10 @@ def main(args: Sequence[str] | None = None) -> None:
             measure(backbone, cases, kept, config, prompts, relation_only=options.relation_only)
 
 
-def answer(backbone: Backbone, prompt: str) -> str:
-    """What the bare model says."""
+def answer(backbone: Backbone | None, prompt: str) -> str:
+    """What the bare model says, the object before a new fact; nothing is asked where no answer counts."""
+    if backbone is None:
+        return "nothing"
     return next(iter(answers(backbone, [prompt], least=0.0, tokens=4)[0]), "nothing")
 
 
