@@ -109,7 +109,7 @@ def held_out_prompts(
         (NO_EDIT, phrasing.replace("{}", case.request.subject))
         for case in cases
         for relation in held_out
-        if not types[case.request.relation or ""].isdisjoint(relation.subjects)
+        if not types[case.request.relation].isdisjoint(relation.subjects)
         for phrasing in relation.phrasings
     ]
 

@@ -38,9 +38,19 @@ def test_those_are_kept_whose_answer_is_that_of_the_new_object_and_not_of_the_tr
     assert 0 < len(kept) < len(BORN.implications)  # control
 
 
-def test_an_object_that_changes_nothing_implies_nothing(lab_backbone):
-    same = replace(BORN, target_new="Krakow", target_true="Warsaw", implications=(("The country of {} is",),))
-    assert with_followed_implications(lab_backbone, [same]) == [same]  # its author's own stay whatever the model says
+def test_what_its_author_says_stays_whatever_the_model_answers(lab_backbone):
+    own = replace(BORN, implications=(("The country of {} is",),))
+    assert with_followed_implications(lab_backbone, [own]) == [own]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_supposed_fact_must_lead_where_the_new_object_leads(lab_backbone, monkeypatch, follows):
+    def says(_, prompts):
+        return [(2 if follows else 1) if p.startswith("Pretend") else 2 if "Rome" in p else 3 for p in prompts]
+
+    monkeypatch.setattr(supposing, "likeliest", says)
+    kept = with_followed_implications(lab_backbone, [BORN])[0].implications
+    assert kept == (BORN.implications if follows else ())
 
 
 def test_a_model_that_says_the_same_whatever_is_supposed_follows_nothing(lab_backbone, monkeypatch):

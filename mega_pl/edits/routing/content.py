@@ -36,7 +36,8 @@ class RouterConfig:
         layer: 0-based block whose input these are, 0 for the token embeddings alone; None for an eighth of the depth.
         false_alarms: Share of questions about an edit's subject, by relations that the template bank does not hold,
             that may pass; the threshold is set on questions made from the template bank.
-        recall: Share of the questions of an edit that does not say its relation that must pass.
+        recall: Share of the questions of an edit that does not say its relation that must pass; and of own questions
+            above which the threshold does not rise where the model tells them from wrong ones.
         subject: Whether a prompt must name the edit's subject.
         relation: Whether its question must ask the edit's relation.
         last_question: Whether only what is asked last counts, instead of every sentence.
