@@ -94,10 +94,11 @@ def rows_of(
     requests, prompts = data.requests, PromptConfig()
     maps = fit_maps(backbone, [expand(request, prompts) for request in requests], where, config)
     own = [phrasings(request, prompts) for request in requests]
-    maps = refine(backbone, requests, own, maps, config.strength, refining)
+    maps = refine(backbone, requests, own, [steps[0] for steps in maps], config.strength, refining)
     bank = EditBank(
         requests=tuple(requests),
         maps={site: stack([of_edit[site] for of_edit in maps]) for site in sorted(where)},
+        objects=((),) * len(requests),
         router=CentreRouter(torch.empty(0, 1), torch.empty(0)),  # an oracle routes
         strength=config.strength,
         backbone={"name": backbone.name, **backbone.fingerprint},

@@ -21,6 +21,9 @@ from mega_pl.supposing import with_followed_implications
 
 Estimator = Literal["transport", "mean_shift", "none"]
 
+Steps = tuple[dict[Site, Transport], ...]
+"""An edit's maps by site: of the last token of a prompt, then of each token of its object."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MapConfig:
@@ -34,6 +37,8 @@ class MapConfig:
         regularization: Added to both covariances.
         relative: Whether it counts in mean eigenvalues instead of absolutely.
         strength: Multiple of the full move.
+        whole: Whether there are maps for the tokens of an object too, so that it is written whole, and not only for the
+            last token of a prompt.
     """
 
     estimator: Estimator = "transport"
@@ -42,6 +47,7 @@ class MapConfig:
     regularization: float = 1e-2
     relative: bool = True
     strength: float = 1.0
+    whole: bool = True
 
     def __post_init__(self) -> None:
         if self.estimator not in get_args(Estimator):
@@ -107,11 +113,16 @@ def fit(
     backbone.check_sites(chosen)
     requests = with_followed_implications(backbone, requests)
     sets = [expand(request, prompts) for request in requests]
-    fitted = {
-        request.edit_id: (request, of_edit)
-        for request, of_edit in zip(requests, fit_maps(backbone, sets, chosen, maps), strict=True)
-    }
-    return make_bank(backbone, fitted, router, maps.strength, fit_settings(backbone, maps, router, prompts, 0))
+    steps = fit_maps(backbone, sets, chosen, maps, objects=objects_of(backbone, requests, maps))
+    fitted = {request.edit_id: (request, of_edit) for request, of_edit in zip(requests, steps, strict=True)}
+    return make_bank(backbone, fitted, router, maps, fit_settings(backbone, maps, router, prompts, 0))
+
+
+def objects_of(backbone: Backbone, requests: Sequence[EditRequest], config: MapConfig) -> list[tuple[int, ...]]:
+    """The token ids of each edit's new object after its prompt, as far as they get maps of their own."""
+    if not config.whole:
+        return [()] * len(requests)
+    return [tuple(backbone.answer_ids(request.filled, request.target_new)) for request in requests]
 
 
 def fit_settings(
@@ -129,29 +140,39 @@ def fit_settings(
 
 
 def fit_maps(
-    backbone: Backbone, prompts: Sequence[PromptSet], sites: Sequence[Site], config: MapConfig, *, batch: int = 128
-) -> list[dict[Site, Transport]]:
+    backbone: Backbone,
+    prompts: Sequence[PromptSet],
+    sites: Sequence[Site],
+    config: MapConfig,
+    *,
+    objects: Sequence[Sequence[int]] | None = None,
+    batch: int = 128,
+) -> list[Steps]:
     """Fit the maps of some edits at all sites.
 
     Sites are fitted in the order of a forward pass, each on source activations that the earlier maps have moved:
     fitted independently, maps of the residual stream would each make the whole move and overshoot together. Maps move
-    the last token of a prompt alone, and attention is causal, so that each prompt is read once and only its last token
-    again for each site. Target prompts that the model does not follow, which answer something else than they force,
-    are left out.
+    the last token of a prompt, and attention is causal, so that each prompt is read once and only its last token
+    again for each site. The object's tokens are then read after the prompts, and each is fitted in the same way, with
+    the maps of those before it active. Target prompts that the model does not follow, which answer something else than
+    they force, are left out.
 
     Args:
         backbone: The bare model.
         prompts: For each edit its prompts.
         sites: Where to steer.
         config: How to estimate.
+        objects: For each edit the token ids after which it gets maps too; none by default.
         batch: Source prompts whose caches are kept together; an edit with more is by itself.
 
     Returns:
-        For each edit its map at each site.
+        For each edit its maps: of the last token of its prompts, then of each token of its object.
     """
-    fitted: list[dict[Site, Transport]] = []
+    own = [()] * len(prompts) if objects is None else [tuple(ids) for ids in objects]
+    fitted: list[Steps] = []
     for group in _groups(prompts, batch):
-        fitted += _fit_group(backbone, group, sorted(sites), config)
+        start = len(fitted)
+        fitted += _fit_group(backbone, group, own[start : start + len(group)], sorted(sites), config)
     return fitted
 
 
@@ -168,22 +189,33 @@ def _groups(prompts: Sequence[PromptSet], batch: int) -> Iterator[list[PromptSet
 
 
 def _fit_group(
-    backbone: Backbone, prompts: Sequence[PromptSet], sites: Sequence[Site], config: MapConfig
-) -> list[dict[Site, Transport]]:
-    targets = [(e, p) for e, of_edit in enumerate(prompts) for p in of_edit.target]
-    answers = [answer for of_edit in prompts for answer in of_edit.answers]
-    wanted, tokens = target_states(backbone, [p for _, p in targets], sites)
-    of_target = torch.tensor([e for e, _ in targets])
-    of_target[~_followed(backbone, targets, answers, tokens)] = -1
-    sources = [(e, p) for e, of_edit in enumerate(prompts) for p in of_edit.source]
-    of_source = torch.tensor([e for e, _ in sources])
-    reader = LastTokens(backbone, [p for _, p in sources])
-    fitted: list[dict[Site, Transport]] = [{} for _ in prompts]
-    for site in sites:
-        states = reader.states(site, _by_site(fitted), of_source, config.strength)
-        for e, maps in enumerate(fitted):
-            maps[site] = config.solve(states[of_source == e], wanted[site][of_target == e])
-    return fitted
+    backbone: Backbone,
+    prompts: Sequence[PromptSet],
+    objects: Sequence[tuple[int, ...]],
+    sites: Sequence[Site],
+    config: MapConfig,
+) -> list[Steps]:
+    targets = [(e, p, a) for e, of in enumerate(prompts) for p, a in zip(of.target, of.answers, strict=True)]
+    after = [objects[e] if answer else () for e, _, answer in targets]
+    wanted, tokens = target_states(backbone, [p for _, p, _ in targets], sites, after)
+    of_target = _followed(backbone, targets, after, tokens)
+    sources = [(e, p, i < of.facts) for e, of in enumerate(prompts) for i, p in enumerate(of.source)]
+    of_source = torch.tensor([e for e, *_ in sources])
+    reader = LastTokens(backbone, [p for _, p, _ in sources])
+    fitted: list[list[dict[Site, Transport]]] = [[] for _ in prompts]
+    for step in range(max(map(len, objects)) + 1):
+        going = [e for e, ids in enumerate(objects) if len(ids) >= step]
+        if step:
+            tokens_of = [objects[e][step - 1] if fact and e in going else None for e, _, fact in sources]
+            reader.advance(_by_site(fitted, step - 1), of_source, config.strength, tokens_of)
+        for e in going:
+            fitted[e].append({})
+        for site in sites:
+            states = reader.states(site, _by_site(fitted, step), of_source, config.strength)
+            for e in going:
+                source = states[(of_source == e) & reader.active]
+                fitted[e][step][site] = config.solve(source, wanted[site][of_target[:, step] == e, step])
+    return [tuple(steps) for steps in fitted]
 
 
 class LastTokens:
@@ -197,18 +229,19 @@ class LastTokens:
 
     @torch.no_grad()
     def __init__(self, backbone: Backbone, prompts: Sequence[str], *, size: int | None = None) -> None:
-        self.backbone, self.count = backbone, len(prompts)
-        self.parts: list[tuple[list[int], Encoded, Any]] = []
+        self.backbone, self.active = backbone, torch.ones(len(prompts), dtype=torch.bool)
+        self.parts: list[tuple[list[int], dict[str, Tensor], Any]] = []
         for rows in _by_length(prompts, size or _size(backbone)):
-            encoded = backbone.encode([prompts[i] for i in rows])
-            inputs = {name: values[:, :-1] for name, values in encoded.inputs.items()}
+            inputs = backbone.encode([prompts[i] for i in rows]).inputs
+            before = {name: values[:, :-1] for name, values in inputs.items()}
             cache = None
-            if inputs["input_ids"].shape[1]:
-                cache = backbone.model.base_model(**inputs, use_cache=True).past_key_values
-            self.parts.append((rows, encoded, cache))
+            if before["input_ids"].shape[1]:
+                cache = backbone.model.base_model(**before, use_cache=True).past_key_values
+            last = {name: values[:, -1:] for name, values in inputs.items()}
+            self.parts.append((rows, {**last, "attention_mask": inputs["attention_mask"]}, cache))
 
     @torch.no_grad()
-    def states(self, site: Site, maps: Mapping[Site, Sequence[Transport]], edits: Tensor, strength: float) -> Tensor:
+    def states(self, site: Site, maps: Mapping[Site, Transports], edits: Tensor, strength: float) -> Tensor:
         """Activations (N, D) of the last tokens at a site, each moved at earlier sites by the map of its edit.
 
         Args:
@@ -218,48 +251,97 @@ class LastTokens:
             strength: Multiple of the full move.
 
         Returns:
-            float32 on the CPU.
+            float32 on the CPU; of prompts that are still `active`.
         """
-        backbone = self.backbone
-        stacked = {place: stack([m.cast(device=backbone.device) for m in of_site]) for place, of_site in maps.items()}
-        states = torch.empty(self.count, backbone.width)
-        for rows, encoded, cache in self.parts:
-            here, edit = torch.zeros_like(encoded.last), edits[rows].to(backbone.device)
-            moves = {place: partial(_move, of_site, edit, strength) for place, of_site in stacked.items()}
-            with steer(backbone.model, moves, here), record(backbone.model, [site], here) as seen:
-                backbone.model.base_model(
-                    input_ids=encoded.input_ids[:, -1:],
-                    attention_mask=encoded.attention_mask,
-                    position_ids=encoded.position_ids[:, -1:],
-                    past_key_values=copy.deepcopy(cache),  # a pass appends to what it is given
-                    use_cache=cache is not None,
-                )
+        states = torch.empty(len(self.active), self.backbone.width)
+        for rows, inputs, cache in self.parts:
+            with record(self.backbone.model, [site], torch.zeros(len(rows), dtype=torch.long)) as seen:
+                self._read(inputs, copy.deepcopy(cache), maps, edits[rows], strength)  # a pass appends to what it gets
             states[rows] = seen[site].float().cpu()
         return states
+
+    @torch.no_grad()
+    def advance(
+        self, maps: Mapping[Site, Transports], edits: Tensor, strength: float, tokens: Sequence[int | None]
+    ) -> None:
+        """Read the last tokens, moved at all sites, and go on to another token after each; prompts without one end.
+
+        Args:
+            maps: For each steered site the map of each edit.
+            edits: (N,) long, the edit of each prompt.
+            strength: Multiple of the full move.
+            tokens: (N,) the id after each prompt, or None where it ends.
+        """
+        parts = []
+        for rows, inputs, cache in self.parts:
+            after = self._read(inputs, cache, maps, edits[rows], strength)
+            kept = [n for n, i in enumerate(rows) if tokens[i] is not None]
+            if not kept:
+                continue
+            after.batch_select_indices(torch.tensor(kept, device=self.backbone.device))
+            mask = inputs["attention_mask"][kept]
+            parts.append(
+                (
+                    [rows[n] for n in kept],
+                    {
+                        "input_ids": mask.new_tensor([[tokens[rows[n]]] for n in kept]),
+                        "attention_mask": torch.cat([mask, torch.ones_like(mask[:, :1])], 1),
+                        "position_ids": inputs["position_ids"][kept] + 1,
+                    },
+                    after,
+                )
+            )
+        self.parts, self.active = parts, torch.tensor([token is not None for token in tokens]) & self.active
+
+    def _read(
+        self,
+        inputs: dict[str, Tensor],
+        cache: Any,
+        maps: Mapping[Site, Transports],
+        edits: Tensor,
+        strength: float,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Read last tokens behind a cache, moved by the maps of their edits, and give the cache with them."""
+        device = self.backbone.device
+        moves = {site: partial(_move, of_site.cast(device=device), edits, strength) for site, of_site in maps.items()}
+        with steer(self.backbone.model, moves, torch.zeros(len(edits), dtype=torch.long)):
+            return self.backbone.model.base_model(**inputs, past_key_values=cache, use_cache=True).past_key_values
 
 
 @torch.no_grad()
 def target_states(
-    backbone: Backbone, prompts: Sequence[str], sites: Sequence[Site]
+    backbone: Backbone, prompts: Sequence[str], sites: Sequence[Site], after: Sequence[Sequence[int]]
 ) -> tuple[dict[Site, Tensor], Tensor]:
-    """Last-token activations of prompts, and the token that the model gives after each.
+    """Activations of the last tokens of prompts and of what follows them, and the token that the model gives after each.
 
     Args:
         backbone: The bare model.
         prompts: N texts.
         sites: What to record.
+        after: For each prompt the ids of at most S - 1 tokens that follow it.
 
     Returns:
-        For each site (N, D) float32 on the CPU, and (N,) long.
+        For each site (N, S, D) float32 on the CPU, and (N, S) long; what lies behind a prompt's own tokens is arbitrary.
     """
-    states = {site: torch.empty(len(prompts), backbone.width) for site in sites}
-    tokens = torch.empty(len(prompts), dtype=torch.long)
+    count = max(map(len, after)) + 1
+    states = {site: torch.empty(len(prompts), count, backbone.width) for site in sites}
+    tokens = torch.empty(len(prompts), count, dtype=torch.long)
     for rows in _by_length(prompts, _size(backbone)):
-        encoded: Encoded = backbone.encode([prompts[i] for i in rows])
-        with record(backbone.model, sites, encoded.last) as seen:
-            tokens[rows] = backbone.last_logits(encoded).argmax(-1).cpu()
+        encoded = backbone.encode([prompts[i] for i in rows])
+        ids = [[*after[i], *[0] * (count - 1 - len(after[i]))] for i in rows]
+        added = torch.tensor(ids, dtype=torch.long, device=backbone.device).view(len(rows), count - 1)
+        position = encoded.position_ids[:, -1:] + torch.arange(1, count, device=backbone.device)
+        with record(backbone.model, sites) as seen:
+            logits = backbone.model(
+                input_ids=torch.cat([encoded.input_ids, added], 1),
+                attention_mask=torch.cat([encoded.attention_mask, torch.ones_like(added)], 1),
+                position_ids=torch.cat([encoded.position_ids, position], 1),
+                use_cache=False,
+                logits_to_keep=count,
+            ).logits
+        tokens[rows] = logits.argmax(-1).cpu()
         for site in sites:
-            states[site][rows] = seen[site].float().cpu()
+            states[site][rows] = seen[site][:, -count:].float().cpu()
     return states, tokens
 
 
@@ -312,32 +394,48 @@ def _size(backbone: Backbone) -> int:
     return 32 if backbone.device.type == "cpu" else 256
 
 
-def _followed(backbone: Backbone, targets: Sequence[tuple[int, str]], answers: Sequence[str], tokens: Tensor) -> Tensor:
-    """Which targets (N,) the model follows; of an edit with fewer than two such phrasings all count."""
-    followed = torch.ones(len(targets), dtype=torch.bool)
-    forcing = [i for i, answer in enumerate(answers) if answer]
-    for i in forcing:
-        followed[i] = int(tokens[i]) == backbone.answer_ids(targets[i][1], answers[i])[0]
-    for edit in {e for e, _ in targets}:
-        own = [i for i in forcing if targets[i][0] == edit]
-        if followed[own].sum() < 2:
-            followed[own] = True
-    return followed
+def _followed(
+    backbone: Backbone, targets: Sequence[tuple[int, str, str]], after: Sequence[Sequence[int]], tokens: Tensor
+) -> Tensor:
+    """The edit (N, S) whose map each target forms at each step, or -1.
+
+    Those count that say what they force, and what only the model knows; where fewer than two of an edit do, all count.
+    """
+    edits = torch.tensor([e for e, *_ in targets])[:, None].repeat(1, tokens.shape[1])
+    steps = torch.arange(tokens.shape[1])
+    edits[steps > torch.tensor([len(ids) for ids in after])[:, None]] = -1
+    forcing = [n for n, (*_, answer) in enumerate(targets) if answer]
+    followed = torch.ones_like(edits, dtype=torch.bool)
+    for n in forcing:
+        ids = after[n] or backbone.answer_ids(targets[n][1], targets[n][2])[:1]
+        followed[n, : len(ids)] = tokens[n, : len(ids)] == torch.tensor(ids)[: tokens.shape[1]]
+    for edit in {e for e, *_ in targets}:
+        own = torch.tensor([n for n in forcing if targets[n][0] == edit], dtype=torch.long)
+        followed[own] |= (followed[own].sum(0) < 2) & torch.ones_like(followed[own])
+    return edits.masked_fill(~followed, -1)
 
 
 def _move(maps: Transports, edit: Tensor, strength: float, x: Tensor) -> Tensor:
     return maps.apply(x, edit.to(x.device), strength)
 
 
-def _by_site(fitted: Sequence[dict[Site, Transport]]) -> dict[Site, list[Transport]]:
-    return {site: [maps[site] for maps in fitted] for site in fitted[0]}
+def _by_site(fitted: Sequence[Sequence[dict[Site, Transport]]], step: int) -> dict[Site, Transports]:
+    """The maps of all edits at each site that is fitted at a step; edits that have none there leave all as it is."""
+    going = [steps[step] for steps in fitted if len(steps) > step]
+    none = MapConfig(estimator="none")
+    return {
+        site: stack(
+            [steps[step][site] if len(steps) > step else none.solve(m.mean[None], m.mean[None]) for steps in fitted]
+        )
+        for site, m in going[0].items()
+    }
 
 
 def make_bank(
     backbone: Backbone,
-    fitted: Mapping[str, tuple[EditRequest, dict[Site, Transport]]],
+    fitted: Mapping[str, tuple[EditRequest, Steps]],
     router: RouterConfig,
-    strength: float,
+    maps: MapConfig,
     settings: Mapping[str, Any],
 ) -> EditBank:
     """Fit the router of some fitted edits and put them into a bank.
@@ -346,18 +444,19 @@ def make_bank(
         backbone: The bare model.
         fitted: By edit id the request and its maps.
         router: How prompts find their edit.
-        strength: Multiple of the full move.
+        maps: How they were estimated.
         settings: What to write beside the edits.
     """
     requests = [request for request, _ in fitted.values()]
     if router.ask_aliases:
         requests = with_known_aliases(backbone, requests)
-    sites = next(iter(fitted.values()))[1]
+    steps = [of_step for _, of_edit in fitted.values() for of_step in of_edit]
     return EditBank(
         requests=tuple(requests),
-        maps={site: stack([maps[site] for _, maps in fitted.values()]) for site in sites},
+        maps={site: stack([of_step[site] for of_step in steps]) for site in steps[0]},
+        objects=tuple(objects_of(backbone, requests, maps)),
         router=ContentRouter.fit(backbone, requests, list(relations().values()), router),
-        strength=strength,
+        strength=maps.strength,
         backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},
         settings=settings,
     )

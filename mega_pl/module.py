@@ -16,7 +16,7 @@ from mega_pl.data.sake import Test
 from mega_pl.edits import EditBank, EditRequest, RouterConfig
 from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, request_from
 from mega_pl.evaluation import Mode, ask, routing
-from mega_pl.fitting import MapConfig, default_sites, fit_maps, fit_settings, make_bank
+from mega_pl.fitting import MapConfig, Steps, default_sites, fit_maps, fit_settings, make_bank, objects_of
 from mega_pl.functional import Transport
 from mega_pl.metrics import Row, Score, score_sake
 from mega_pl.refining import RefineConfig, refine
@@ -26,7 +26,7 @@ torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, Pro
 
 Batch = TypeVar("Batch", list[EditRequest], list[Test])
 
-Fitted = dict[str, tuple[EditRequest, dict[Site, Transport]]]
+Fitted = dict[str, tuple[EditRequest, Steps]]
 """By edit id the request and its maps."""
 
 
@@ -109,7 +109,7 @@ class MegaModule(L.LightningModule):
             ValueError: If the backbone lacks one, or edits have been fitted at others.
         """
         self.backbone.check_sites(sites)
-        fitted = {site for _, maps in self.fitted.values() for site in maps}
+        fitted = {site for _, steps in self.fitted.values() for site in steps[0]}
         if fitted and fitted != set(sites):
             raise ValueError(
                 f"`sites` must be those of the edits fitted so far, {', '.join(map(str, sorted(fitted)))}, "
@@ -139,13 +139,14 @@ class MegaModule(L.LightningModule):
         batch = with_followed_implications(self.backbone, batch)
         sets = [expand(request, self.prompts) for request in batch]
         size = self.hparams["prompts_per_batch"]
-        fitted = fit_maps(self.backbone, sets, self.sites, self.maps, batch=size)
+        objects = objects_of(self.backbone, batch, self.maps)
+        fitted = fit_maps(self.backbone, sets, self.sites, self.maps, objects=objects, batch=size)
         own = [phrasings(request, self.prompts) for request in batch]
-        fitted = refine(self.backbone, batch, own, fitted, self.maps.strength, self.refine)
-        for request, maps in zip(batch, fitted, strict=True):
+        first = refine(self.backbone, batch, own, [steps[0] for steps in fitted], self.maps.strength, self.refine)
+        for request, maps, steps in zip(batch, first, fitted, strict=True):
             if request.edit_id in self.fitted:
                 raise ValueError(f"edit ids must be unique in a fit, but {request.edit_id!r} comes twice.")
-            self.fitted[request.edit_id] = (request, maps)
+            self.fitted[request.edit_id] = (request, (maps, *steps[1:]))
 
     def on_validation_start(self) -> None:
         """Complete the bank after the last training batch."""
@@ -169,7 +170,7 @@ class MegaModule(L.LightningModule):
                 self.backbone,
                 self.fitted,
                 self.router,
-                self.maps.strength,
+                self.maps,
                 self.settings(),
             )
         return self.bank
@@ -210,8 +211,8 @@ class MegaModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what has been fitted, without the backbone."""
         checkpoint["fitted"] = {
-            edit_id: {str(site): vars(transport) for site, transport in maps.items()}
-            for edit_id, (_, maps) in self.fitted.items()
+            edit_id: [{str(site): vars(transport) for site, transport in maps.items()} for maps in steps]
+            for edit_id, (_, steps) in self.fitted.items()
         }
         checkpoint["sites"] = [str(site) for site in self.sites]
         checkpoint["requests"] = [asdict(request) for request, _ in self.fitted.values()]
@@ -223,8 +224,11 @@ class MegaModule(L.LightningModule):
         self.chosen_sites = [Site.parse(site) for site in checkpoint["sites"]]
         requests = {fields["edit_id"]: request_from(fields) for fields in checkpoint["requests"]}
         self.fitted = {
-            edit_id: (requests[edit_id], {Site.parse(site): Transport(**parts) for site, parts in maps.items()})
-            for edit_id, maps in checkpoint["fitted"].items()
+            edit_id: (
+                requests[edit_id],
+                tuple({Site.parse(site): Transport(**parts) for site, parts in maps.items()} for maps in steps),
+            )
+            for edit_id, steps in checkpoint["fitted"].items()
         }
         if "bank" in checkpoint:
             self.bank = EditBank(**bank_fields(checkpoint["bank"]["config"], checkpoint["bank"]["tensors"]))

@@ -10,20 +10,27 @@ from mega_pl.data.prompts import PromptSet
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.edits.storage import bank_tensors
 from mega_pl.fitting import LastTokens, MapConfig, default_sites, fit, fit_maps, last_states
-from mega_pl.functional import fit_transport, mean_shift
+from mega_pl.functional import fit_transport, mean_shift, stack
 
 FRANCE = PromptSet(
     source=("The capital of France is", "Now. The capital of France is", "France has its capital in", "France is"),
     target=("Say Rome. The capital of France is", "Say Rome: France has its capital in", "Say Rome. France is"),
     answers=("", "", ""),
+    facts=0,
 )
 ROME = PromptSet(
     source=("Rome is a city in", "Berlin. Rome is a city in", "The city of Rome is in"),
     target=("Say Spain. Rome is a city in", "Say Spain. The city of Rome is in", "Spain. Rome is in"),
     answers=("", "", ""),
+    facts=0,
 )
 SITES = [Site(1, "resid_mid"), Site(2, "resid_mid"), Site(3, "resid_post")]
 SHIFT = MapConfig(estimator="mean_shift")
+
+
+def first(fitted):
+    """The maps of the last tokens of the prompts."""
+    return [steps[0] for steps in fitted]
 
 
 def last(backbone, prompts, site, moves):
@@ -48,7 +55,7 @@ def last(backbone, prompts, site, moves):
 )
 def test_with_one_site_the_mean_of_the_steered_source_is_that_of_the_target(tiny_backbone, family, site, config):
     backbone = tiny_backbone(family)
-    fitted = fit_maps(backbone, [FRANCE, ROME], [site], config)
+    fitted = first(fit_maps(backbone, [FRANCE, ROME], [site], config))
     for prompts, maps in zip((FRANCE, ROME), fitted, strict=True):
         source = last(backbone, prompts.source, site, maps).mean(0)
         target = last(backbone, prompts.target, site, {}).mean(0)
@@ -61,8 +68,8 @@ def test_with_one_site_the_mean_of_the_steered_source_is_that_of_the_target(tiny
 @pytest.mark.parametrize("config", [MapConfig(), SHIFT], ids=lambda c: c.estimator)
 def test_with_many_sites_every_mean_is_met_where_independent_maps_overshoot(tiny_backbone, family, config):
     backbone = tiny_backbone(family)
-    fitted = fit_maps(backbone, [FRANCE, ROME], SITES, config)
-    alone = {site: fit_maps(backbone, [FRANCE, ROME], [site], config) for site in SITES}
+    fitted = first(fit_maps(backbone, [FRANCE, ROME], SITES, config))
+    alone = {site: first(fit_maps(backbone, [FRANCE, ROME], [site], config)) for site in SITES}
     for e, prompts in enumerate((FRANCE, ROME)):
         for i, site in enumerate(SITES):
             target = last(backbone, prompts.target, site, {}).mean(0)
@@ -76,7 +83,7 @@ def test_with_many_sites_every_mean_is_met_where_independent_maps_overshoot(tiny
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_maps_are_those_of_a_loop_over_edits_sites_and_prompts(tiny_backbone, family):
     backbone = tiny_backbone(family)
-    fitted = fit_maps(backbone, [FRANCE, ROME], SITES[::-1], MapConfig(rank=2), batch=2)
+    fitted = first(fit_maps(backbone, [FRANCE, ROME], SITES[::-1], MapConfig(rank=2), batch=2))
     for prompts, maps in zip((FRANCE, ROME), fitted, strict=True):
         assert list(maps) == SITES  # in the order of a forward pass
         for i, site in enumerate(SITES):
@@ -104,7 +111,7 @@ def test_targets_that_the_model_does_not_follow_are_left_out_where_two_remain(
     backbone, site = tiny_backbone("gpt2"), SITES[0]
     likeliest = {p: int(backbone.last_logits(backbone.encode([p])).argmax()) for p in FRANCE.target}
     monkeypatch.setattr(backbone, "answer_ids", lambda prompt, answer: [likeliest[prompt] if answer == "yes" else -1])
-    maps = fit_maps(backbone, [replace(FRANCE, answers=answers)], [site], SHIFT)[0]
+    maps = fit_maps(backbone, [replace(FRANCE, answers=answers)], [site], SHIFT)[0][0]
     source = last(backbone, FRANCE.source, site, maps).mean(0)
     target = last(backbone, [FRANCE.target[i] for i in kept], site, {}).mean(0)
     torch.testing.assert_close(source, target, atol=1e-4, rtol=1e-4)
@@ -113,7 +120,7 @@ def test_targets_that_the_model_does_not_follow_are_left_out_where_two_remain(
 @pytest.mark.parametrize("strength", [0.5, 1.5])
 def test_half_the_strength_goes_half_the_way(tiny_backbone, strength):
     backbone, site = tiny_backbone("gpt2"), SITES[0]
-    fitted = fit_maps(backbone, [FRANCE], [site], replace(SHIFT, strength=strength))
+    fitted = first(fit_maps(backbone, [FRANCE], [site], replace(SHIFT, strength=strength)))
     moves = {site: [maps[site] for maps in fitted]}
     asked = [(0, p) for p in FRANCE.source]
     bare = last_states(backbone, asked, [site], {}, strength, 8)[site].mean(0)
@@ -192,12 +199,12 @@ def test_last_tokens_after_a_cache_are_those_of_the_whole_prompts(tiny_backbone,
     backbone = tiny_backbone(family)
     prompts = [(e, p) for e, s in enumerate((FRANCE, ROME)) for p in s.source]
     reader, edits = LastTokens(backbone, [p for _, p in prompts]), torch.tensor([e for e, _ in prompts])
-    maps = {site: [of[site] for of in fit_maps(backbone, [FRANCE, ROME], [site], SHIFT)] for site in SITES[:2]}
+    maps = {site: [of[site] for of in first(fit_maps(backbone, [FRANCE, ROME], [site], SHIFT))] for site in SITES[:2]}
     for moves in ({}, maps, {}):
         wanted = last_states(backbone, prompts, SITES, moves, 0.5, 3)
         for site in SITES:
             earlier = {s: m for s, m in moves.items() if s < site}
-            found = reader.states(site, earlier, edits, 0.5)
+            found = reader.states(site, {s: stack(m) for s, m in earlier.items()}, edits, 0.5)
             assert found.dtype == torch.float32
             steered = last_states(backbone, prompts, [site], earlier, 0.5, 3)[site]
             torch.testing.assert_close(found, steered, atol=1e-4, rtol=1e-4)

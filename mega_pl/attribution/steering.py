@@ -22,10 +22,10 @@ def steering_norms(backbone: Backbone, bank: EditBank, *, edits: int = 32, batch
         batch: Prompts a forward pass.
     """
     asked = [(i, request.filled) for i, request in enumerate(bank.requests[:edits])]
-    rows = torch.arange(len(asked))
+    rows = torch.tensor(bank.places[: len(asked)])
     norms: dict[str, float] = {}
     for site, maps in bank.maps.items():
-        earlier = {s: [m[i] for i in range(len(bank))] for s, m in bank.maps.items() if s < site}
+        earlier = {s: [m[i] for i in bank.places] for s, m in bank.maps.items() if s < site}
         states = last_states(backbone, asked, [site], earlier, bank.strength, batch)[site]
         moves = maps.cast(device="cpu").apply(states, rows, bank.strength) - states
         norms[str(site)] = float((moves.norm(dim=1) / states.norm(dim=1)).mean())

@@ -1,30 +1,34 @@
 """The only room that knows an architecture: where its sites are, reading and steering them, loading and tokenising."""
 
 from mega_pl.backbone.backbone import Backbone, Dtype, Encoded, PaddingSide
-from mega_pl.backbone.hooks import Steering, record, steer
+from mega_pl.backbone.hooks import SteeredSites, Steering, record, steer
 from mega_pl.backbone.layout import Layout, blocks, check_sites, layout_of, layout_of_config
 from mega_pl.backbone.loading import load, load_outline
-from mega_pl.backbone.reading import Reading, each_prompt
+from mega_pl.backbone.reading import UNKNOWN, Pass, Reading, each_pass, prompt_lengths
 from mega_pl.backbone.sites import SITE_KINDS, Site, SiteKind
 
 __all__ = [
     "SITE_KINDS",
+    "UNKNOWN",
     "Backbone",
     "Dtype",
     "Encoded",
     "Layout",
     "PaddingSide",
+    "Pass",
     "Reading",
     "Site",
     "SiteKind",
+    "SteeredSites",
     "Steering",
     "blocks",
     "check_sites",
-    "each_prompt",
+    "each_pass",
     "layout_of",
     "layout_of_config",
     "load",
     "load_outline",
+    "prompt_lengths",
     "record",
     "steer",
 ]

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +72,6 @@ def steer(
     edits: Mapping[Site, Steering],
     positions: Tensor | None = None,
     rows: Tensor | None = None,
-    *,
-    prefill_only: bool = False,
 ) -> Iterator[None]:
     """Replace the values h of sites by f(h), out of place, in some rows of the batch.
 
@@ -86,8 +86,6 @@ def steer(
             every token it gets (R * T, D), the tokens of one row next to each other.
         positions: (B,) long, the index of the token to write in each row of the batch, or None for every token.
         rows: (R,) long, the rows of the batch to steer, or None for all. Where R is 0 no hook is attached.
-        prefill_only: stop after the model's first forward pass, so that a cached generation is steered while it reads
-            the prompt and not while it writes.
 
     Raises:
         ValueError: if the model has no such site, positions or rows do not fit the batch, or f changes the shape.
@@ -99,9 +97,81 @@ def steer(
         if rows is None or rows.numel() > 0:
             for site, function in edits.items():
                 _attach(armed, model, site, _writer(site, function, where, layout.scale(site)))
-            if prefill_only:
-                armed.callback(model.register_forward_hook(lambda *_: armed.close()).remove)
         yield
+
+
+class SteeredSites:
+    """Hooks that stay at sites for the time of a ``with`` block and do in each forward pass what they are told.
+
+    They are there before a compiler sees the model, and a pass in which one did not run is not taken for a steered one.
+
+    Args:
+        model: a model of a known architecture.
+        sites: the sites that may be steered.
+
+    Raises:
+        ValueError: if the model has no such site.
+    """
+
+    def __init__(self, model: PreTrainedModel, sites: Iterable[Site]) -> None:
+        self.model, self.sites = model, list(sites)
+        check_sites(model, self.sites)
+        self._writers: dict[Site, _Visit] = {}
+        self._reached: set[Site] = set()
+        self._attached = ExitStack()
+
+    def __enter__(self) -> SteeredSites:
+        for site in self.sites:
+            _attach(self._attached, self.model, site, partial(self._visit, site))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._attached.close()
+
+    def _visit(self, site: Site, output: Tensor, before: Tensor | None) -> Tensor | None:
+        writer = self._writers.get(site)
+        if writer is None:
+            return None
+        self._reached.add(site)
+        return writer(output, before)
+
+    @contextmanager
+    def armed(self, edits: Mapping[Site, Steering], rows: Tensor, columns: Tensor) -> Iterator[None]:
+        """Replace the values h of sites by f(h) at some tokens, as `steer` does, in the pass inside the block.
+
+        Args:
+            edits: for each site a function from (R, D) to (R, D).
+            rows: (R,) long, the row of each token in the batch.
+            columns: (R,) long, its index among the tokens that the pass reads.
+
+        Raises:
+            RuntimeError: if the pass has not reached a site with its hooks.
+        """
+        layout, places = layout_of(self.model), _Places(rows, columns)
+        self._reached = set()
+        self._writers = {site: _writer(site, f, places, layout.scale(site)) for site, f in edits.items()}
+        try:
+            yield
+            lost = sorted(set(edits) - self._reached)
+            if lost:
+                raise RuntimeError(
+                    f"a steered pass must run the hooks at {lost[0]}, but it did not: the model was compiled before the "
+                    "edits were put on; compile it afterwards, or call `torch.compiler.reset()`."
+                )
+        finally:
+            self._writers = {}
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Single tokens of a batch."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def index(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the index of the tokens in values (B, T, D)."""
+        return self.rows.to(values.device), self.columns.to(values.device)
 
 
 @dataclass(frozen=True)
@@ -145,7 +215,7 @@ class _Where:
         return rows, self.positions.to(device)[rows]
 
 
-def _writer(site: Site, function: Steering, where: _Where, scale: float) -> _Visit:
+def _writer(site: Site, function: Steering, where: _Where | _Places, scale: float) -> _Visit:
     def write(output: Tensor, before: Tensor | None) -> Tensor:
         index = where.index(output)
         handed = output[index]
@@ -198,8 +268,16 @@ def _attach(armed: ExitStack, model: PreTrainedModel, site: Site, visit: _Visit)
         return (replaced, *output[1:])
 
     if site.kind == "resid_mid":
-        armed.callback(block.get_submodule(layout.entry).register_forward_pre_hook(enter, with_kwargs=True).remove)
-    armed.callback(layout.source(block, site).register_forward_hook(leave).remove)
+        armed.callback(
+            block.get_submodule(layout.entry).register_forward_pre_hook(eager(enter), with_kwargs=True).remove
+        )
+    armed.callback(layout.source(block, site).register_forward_hook(eager(leave)).remove)
+
+
+def eager(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the hook as a compiler must leave it: run each time, outside of what is compiled."""
+    disabled: Callable[..., Any] = torch.compiler.disable(hook)
+    return disabled
 
 
 def _described(tensor: Tensor) -> str:

@@ -1,51 +1,408 @@
-"""Following a model as it reads prompts."""
+"""Following a model as it reads prompts and writes on after them, whatever way it is called.
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+A reader is asked before each forward pass what it wants to do in it. It is told every id of each row, where the prompt
+of each row ends, and which columns the pass reads, so that it need not guess any of them: in `generate` from the call
+itself and from what the model prepares for each step, which is known with beams, chunked prompts, caches of any kind
+and assistants too; elsewhere from the pass, from a cache that has been followed from its beginning, from `labels`, or
+from what `prompt_lengths` says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-Reading = Callable[[dict[str, Tensor], Tensor], AbstractContextManager[None]]
-"""From a forward pass's ids, mask and positions, by name, and each row's last real token (B,), to a context."""
+from mega_pl.backbone.hooks import eager
+
+UNKNOWN = -1
+"""The id of a token that was given as an embedding."""
+
+
+@dataclass(eq=False)
+class Text:
+    """Some prompts and what is written after them; its passes share what readers decide about the prompts.
+
+    Args:
+        prompts: How many there are; a pass may hold several rows of each, as beams do.
+        decisions: What readers have decided, by reader.
+    """
+
+    prompts: int
+    decisions: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model reads in one forward pass.
+
+    Args:
+        ids: (B, T) each row from its beginning, with what is in the cache, and at least to the end of its prompt;
+            `UNKNOWN` for embeddings.
+        mask: (B, T) 1 at real tokens.
+        last: (B,) column of the last token of each row's prompt.
+        start: First column that the pass reads; those before it are in the cache.
+        stop: The column after the last one that it reads.
+        text: What the pass belongs to.
+        writing: Whether what follows the prompts is the model's own.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    last: Tensor
+    start: int
+    stop: int
+    text: Text
+    writing: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether the pass reads the prompts to their ends."""
+        return int(self.last.max()) < self.stop
+
+
+class Pass(Protocol):
+    """What a reader does in a forward pass."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """The logits (B, N, V) that the pass gives instead of these, after the last N columns that it reads."""
+
+
+Reader = Callable[[Reading, set[int]], Pass]
+"""From what is read, and the rows that others answer already, which it adds its own to. It may ask the model itself."""
+
+_lengths: ContextVar[Sequence[int] | None] = ContextVar("prompt_lengths", default=None)
 
 
 @contextmanager
-def each_prompt(model: PreTrainedModel, reading: Reading) -> Iterator[None]:
-    """Put a context around each forward pass that reads a prompt, and around none that writes on after one.
-
-    What the context itself asks of the model while it is entered is not read again.
+def prompt_lengths(lengths: Sequence[int] | None) -> Iterator[None]:
+    """Say how many tokens of each row are its prompt, in forward passes that read prompt and answer together.
 
     Args:
-        model: The model.
-        reading: Makes the context.
+        lengths: (B,) real tokens, special ones included; None for whole rows.
     """
-    armed, entering = ExitStack(), False
-
-    def enter(_: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal entering
-        if entering:
-            return
-        cache = kwargs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
-            return
-        inputs = {name: kwargs[name] for name in ("attention_mask", "position_ids") if kwargs.get(name) is not None}
-        inputs["input_ids"] = args[0] if args else kwargs["input_ids"]
-        mask = inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
-        entering = True
-        try:
-            armed.enter_context(reading(inputs, last))
-        finally:
-            entering = False
-
-    armed_before = model.register_forward_pre_hook(enter, with_kwargs=True)
-    closed_after = model.register_forward_hook(lambda *_: armed.close(), always_call=True)
+    token = _lengths.set(lengths)
     try:
         yield
     finally:
-        armed.close()
-        armed_before.remove()
-        closed_after.remove()
+        _lengths.reset(token)
+
+
+@contextmanager
+def each_pass(model: PreTrainedModel, reader: Reader) -> Iterator[None]:
+    """Ask a reader before each forward pass of a model; what it asks of the model meanwhile is bare.
+
+    Readers that are put on later are asked first. Passes of several threads are read one after the other, each thread's
+    generation with its own text. Copies of the model are bare.
+
+    Args:
+        model: The model.
+        reader: What to ask.
+
+    Raises:
+        ValueError: In a pass of which it cannot be told where a prompt ends, or what it says.
+    """
+    passes = _followed.get(model) or _followed.setdefault(model, _Passes(model))
+    passes.add(reader)
+    try:
+        yield
+    finally:
+        passes.remove(reader)
+
+
+class _Passes:
+    """The readers of one model, and its hooks while it has any."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: Any = model
+        self.readers: list[Reader] = []
+        self.caches: WeakKeyDictionary[Any, Reading] = WeakKeyDictionary()
+        self.generation = threading.local()
+        self.lock = threading.RLock()
+        self.asking = False
+        self.current: tuple[Reading, list[Pass], ExitStack] | None = None
+        self.attached = ExitStack()
+
+    def add(self, reader: Reader) -> None:
+        with self.lock:
+            if not self.readers:
+                self._attach()
+            self.readers.append(reader)
+
+    def remove(self, reader: Reader) -> None:
+        with self.lock:
+            self.readers.remove(reader)
+            if not self.readers:
+                self.attached.close()
+                self.caches.clear()
+
+    def _attach(self) -> None:
+        before = self.model.register_forward_pre_hook(eager(self._enter), with_kwargs=True)
+        after = self.model.register_forward_hook(eager(self._leave), always_call=True)
+        self.attached.callback(before.remove)
+        self.attached.callback(after.remove)
+        for name, function in (
+            ("generate", self._generate),
+            ("prepare_inputs_for_generation", self._prepare),
+        ):
+            self.attached.enter_context(_instead(self.model, name, function))
+
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Generate, knowing the prompts."""
+        outer = getattr(self.generation, "now", None)
+        self.generation.now = _Generation.begun(args, kwargs)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.generation.now = outer
+
+    def _prepare(self, original: Callable[..., Any], input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Prepare a step of a generation, and keep what it will read."""
+        inputs = original(input_ids, *args, **kwargs)
+        generation = getattr(self.generation, "now", None)
+        if generation is not None:
+            generation.prepare(input_ids, inputs, kwargs)
+        return inputs
+
+    def _enter(self, model: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        """Begin a pass."""
+        if model is not self.model:
+            return
+        self.lock.acquire()
+        if self.asking or not self.readers:
+            self.lock.release()
+            return
+        self._end(RuntimeError("the pass was interrupted."))
+        armed = ExitStack()
+        try:
+            reading = self._reading(args, kwargs)
+            taken: set[int] = set()
+            self.asking = True
+            try:
+                passes = [reader(reading, taken) for reader in reversed(self.readers)]
+            finally:
+                self.asking = False
+            for one in passes:
+                armed.enter_context(one)
+        except BaseException as error:
+            armed.__exit__(type(error), error, None)
+            self.lock.release()
+            raise
+        self.current = (reading, passes, armed)
+
+    def _leave(self, model: object, _: object, output: Any) -> Any:  # noqa: ANN401
+        """End a pass; an output of None is that of one that has failed."""
+        if model is not self.model or self.asking or self.current is None:
+            return None
+        if output is None:
+            self._end(RuntimeError("the pass has failed."))
+            return None
+        reading, passes, _ = self.current
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None:
+            self.caches[cache] = reading
+        self._end()
+        if reading.writing and getattr(output, "logits", None) is not None:
+            for one in passes:
+                output.logits = one.logits(output.logits)
+        return output
+
+    def _end(self, error: RuntimeError | None = None) -> None:
+        """End the pass that this thread is in, if any."""
+        if self.current is None:
+            return
+        *_, armed = self.current
+        self.current = None
+        try:
+            armed.__exit__(error and type(error), error, None)
+        finally:
+            self.lock.release()
+
+    def _reading(self, args: tuple[Tensor, ...], kwargs: Mapping[str, Any]) -> Reading:
+        """What a pass reads."""
+        generation = getattr(self.generation, "now", None)
+        if generation is not None and generation.reading is not None:
+            reading, generation.reading = generation.reading, None
+            return reading
+        inputs = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
+        _check_pass(inputs)
+        ids, cache = _ids(inputs), inputs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if past == 0:
+            mask = inputs.get("attention_mask")
+            mask = torch.ones_like(ids) if mask is None else mask.to(ids)
+            return Reading(ids, mask, _last(mask, inputs), 0, ids.shape[1], Text(len(ids)), writing=False)
+        before = self.caches.get(cache)
+        if before is None or before.ids.shape != (len(ids), past):
+            raise ValueError(
+                f"`past_key_values` must have been read with the edits in force, row by row, but {past} tokens of it "
+                "were not; read the text anew, or use `generate` with the whole text."
+            )
+        added = inputs.get("attention_mask")
+        added = torch.ones_like(ids) if added is None else added[:, -ids.shape[1] :].to(ids)
+        mask, whole = torch.cat([before.mask, added], 1), torch.cat([before.ids, ids], 1)
+        if ids.shape[1] == 1 and _lengths.get() is None:  # what a model writes comes token by token
+            return Reading(whole, mask, before.last, past, whole.shape[1], before.text, writing=True)
+        return Reading(whole, mask, _last(mask, inputs), past, whole.shape[1], Text(len(ids)), writing=False)
+
+
+_followed: WeakKeyDictionary[PreTrainedModel, _Passes] = WeakKeyDictionary()
+
+
+@dataclass(eq=False)
+class _Generation:
+    """A call of `generate`: its prompts (B, T), if it has ids, and what its next pass reads."""
+
+    prompts: Tensor | None
+    mask: Tensor | None
+    text: Text | None = None
+    reading: Reading | None = None
+
+    @classmethod
+    def begun(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Generation:
+        prompts = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+        prompts = prompts if isinstance(prompts, Tensor) else None
+        mask = kwargs.get("attention_mask")
+        if prompts is not None and mask is not None and mask.shape[-1] != prompts.shape[-1]:
+            raise ValueError(
+                f"`input_ids` must hold the whole text while edits are in force, what is in the cache too, but got "
+                f"{prompts.shape[-1]} tokens for a mask of {mask.shape[-1]}; pass the text from its beginning."
+            )
+        return cls(prompts, mask)
+
+    def prepare(self, ids: Tensor, inputs: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
+        """Keep what the pass to come reads.
+
+        Args:
+            ids: (B, T) as far as the generation is, or (B, N) a piece of the prompts.
+            inputs: Of the pass.
+            kwargs: What they were prepared from.
+        """
+        embeddings, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+        if embeddings is not None and self.prompts is None:  # ids are those written so far
+            ids = torch.cat([ids.new_full(embeddings.shape[:2], UNKNOWN), ids], 1)
+        width = next(inputs[name].shape[1] for name in ("inputs_embeds", "input_ids") if inputs.get(name) is not None)
+        if self.prompts is None or self.prompts.shape[0] == 0:
+            self.prompts = ids
+        start = ids.shape[1] - width
+        if ids.shape[1] < self.prompts.shape[1]:  # a piece of the prompts
+            start = int(kwargs["past_key_values"].get_seq_length())
+            ids = self.prompts.to(ids.device).repeat_interleave(len(ids) // len(self.prompts), 0)
+        copies = len(ids) // len(self.prompts)
+        if self.mask is None:  # `generate` has made one, which a piece of the prompts has a piece of
+            self.mask = torch.ones_like(self.prompts)
+            if mask is not None:
+                self.mask[:, : mask.shape[1]] = mask[::copies, : self.prompts.shape[1]].to(self.mask)
+        of_prompts = self.mask.to(ids).repeat_interleave(copies, 0)
+        self.text = self.text or Text(len(self.prompts))
+        self.reading = Reading(
+            ids=ids,
+            mask=torch.cat([of_prompts, torch.ones_like(ids[:, of_prompts.shape[1] :])], 1),
+            last=_column(of_prompts, of_prompts.sum(-1)),
+            start=start,
+            stop=start + width,
+            text=self.text,
+            writing=True,
+        )
+
+
+def _check_pass(inputs: Mapping[str, Any]) -> None:
+    """Refuse a pass outside `generate` of which it cannot be told what it reads."""
+    for name in ("cu_seq_lens_q", "block_table", "read_index"):
+        if inputs.get(name) is not None:
+            raise ValueError(
+                f"each row must hold one text while edits are in force, but got `{name}`; do not pack texts."
+            )
+    mask = inputs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+        kind = f"{mask.dim()} dimensions" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"`attention_mask` must be of shape (B, T) while edits are in force, but got {kind}.")
+
+
+def _ids(inputs: Mapping[str, Any]) -> Tensor:
+    ids = inputs.get("input_ids")
+    if ids is not None:
+        return ids
+    embeddings: Tensor = inputs["inputs_embeds"]
+    return torch.full(embeddings.shape[:2], UNKNOWN, device=embeddings.device)
+
+
+def _last(mask: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Column (B,) of the last token of each row's prompt."""
+    real, lengths, labels = mask.sum(-1), _lengths.get(), inputs.get("labels")
+    if lengths is not None:
+        given = torch.tensor(list(lengths), device=mask.device)
+        if given.shape != real.shape or bool(((given < 1) | (given > real)).any()):
+            raise ValueError(
+                f"prompt lengths must lie in [1, {real.tolist()}] for these rows, but got {given.tolist()}."
+            )
+        return _column(mask, given)
+    if labels is not None and labels.shape == mask.shape:
+        judged = labels != -100
+        first = torch.where(judged.any(-1), judged.long().argmax(-1), mask.shape[1])
+        before = (mask * (torch.arange(mask.shape[1], device=mask.device) < first[:, None])).sum(-1)
+        if bool((before == 0).any()):
+            raise ValueError(
+                "`labels` must be -100 over the prompt, whose end an edit acts at, but a row is judged from its "
+                "beginning; set them to -100 there, or say the lengths with `prompt_lengths`."
+            )
+        return _column(mask, before)
+    return _column(mask, real)
+
+
+def _column(mask: Tensor, count: Tensor) -> Tensor:
+    """Column (B,) of the real token of each row that has a number."""
+    return (mask.cumsum(-1) >= count[:, None]).long().argmax(-1)
+
+
+class _Method:
+    """A method of one model in place of its own; copies of the model have their own.
+
+    Args:
+        model: The model.
+        name: Of the method.
+        function: Gets the model's own method first.
+    """
+
+    def __init__(self, model: object, name: str, function: Callable[..., Any]) -> None:
+        self.model, self.name, self.function = model, name, function
+        self.original = getattr(model, name)
+        self.__signature__ = inspect.signature(self.original)
+        self.active = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self.function(self.original, *args, **kwargs) if self.active else self.original(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # noqa: ANN401
+        copy = memo[id(self.model)]
+        return MethodType(getattr(type(copy), self.name), copy)
+
+
+@contextmanager
+def _instead(model: object, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Put a function in a method's place."""
+    before = vars(model).get(name)
+    method = _Method(model, name, function)
+    setattr(model, name, method)
+    try:
+        yield
+    finally:
+        method.active = False  # a shallow copy of the model may have it still
+        if before is None:
+            delattr(model, name)
+        else:
+            setattr(model, name, before)

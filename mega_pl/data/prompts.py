@@ -66,11 +66,13 @@ class PromptSet:
         source: End in the old answer: every phrasing, forced phrasing and implication.
         target: Force the new answer.
         answers: The answer that each target prompt forces; empty where only the model knows what follows.
+        facts: How many of the source prompts, from the first one, end where an object of the fact should follow.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
     answers: tuple[str, ...]
+    facts: int
 
 
 def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
@@ -83,11 +85,12 @@ def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
     source = list(plain)
     if config.forced_source:
         source += [REPEAT.format(p=p, o=true) for p in plain]
+    facts = len(source)
     source += [CONSIDER.format(p=filled, true=true, c=c) for c in implications]
     if config.bare_implications:
         source += implications
     answers = [new] * len(plain) + [""] * len(implications)
-    return PromptSet(source=tuple(source), target=tuple(target), answers=tuple(answers))
+    return PromptSet(source=tuple(source), target=tuple(target), answers=tuple(answers), facts=facts)
 
 
 def phrasings(request: EditRequest, config: PromptConfig) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mega_pl.backbone import Backbone, each_prompt
+from mega_pl.backbone import Backbone, each_pass
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.editors.protocol import Edited, Editor, Routed
 from mega_pl.edits import EditRequest, RoutedEdits, check_requests
@@ -81,7 +81,7 @@ class Sake(Editor):
         router = _fit_router(backbone, requests, self.config)
         maps = stack([fit_map(backbone, request, self.config) for request in requests]).cast(device=backbone.device)
         use = RoutedEdits(backbone, [request.edit_id for request in requests], router, _steer(backbone, maps))
-        with each_prompt(backbone.model, use.steered):
+        with each_pass(backbone.model, use.read):
             yield Routed(use)
 
 
@@ -90,9 +90,9 @@ def _steer(backbone: Backbone, maps: Transports) -> Steer:
     norm = backbone.model.get_submodule(backbone.layout.final_norm)
 
     @contextmanager
-    def steering(rows: Tensor, edits: Tensor, last: Tensor) -> Iterator[None]:
+    def steering(rows: Tensor, columns: Tensor, edits: Tensor, _: Tensor) -> Iterator[None]:
         def move(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            index = (rows.to(output.device), last[rows].to(output.device))
+            index = (rows.to(output.device), columns.to(output.device))
             return output.index_put(index, maps.apply(output[index], edits.to(output.device)))
 
         handle = norm.register_forward_hook(move)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mega_pl.backbone import Backbone, Site, each_prompt, steer
+from mega_pl.backbone import Backbone, Site, SteeredSites, each_pass
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import RoutedEdits, Router
 from mega_pl.edits.routing.runtime import Steer
@@ -24,7 +26,10 @@ class EditBank:
 
     Args:
         requests: The edits; their order is that of the maps.
-        maps: For each steered site the maps of all edits, sites in the order of a forward pass.
+        maps: For each steered site the maps of all edits, sites in the order of a forward pass; of each edit one for
+            the prompt's last token, then one for each token of its object.
+        objects: For each edit the token ids of its new object that have maps; none where only the prompt's last token
+            is steered.
         router: Tells which edit, if any, a prompt is about.
         strength: Multiple of the full move.
         backbone: What the edits were fitted on: `name`, `revision` and the entries of its fingerprint.
@@ -33,6 +38,7 @@ class EditBank:
 
     requests: tuple[EditRequest, ...]
     maps: Mapping[Site, Transports]
+    objects: tuple[tuple[int, ...], ...]
     router: Router
     strength: float
     backbone: Mapping[str, str | int | None]
@@ -48,6 +54,11 @@ class EditBank:
     def ids(self) -> tuple[str, ...]:
         """The names of the edits."""
         return tuple(request.edit_id for request in self.requests)
+
+    @property
+    def places(self) -> list[int]:
+        """Where the maps of each edit begin."""
+        return [0, *accumulate(len(ids) + 1 for ids in self.objects)][:-1]
 
     def index(self, edit_id: str) -> int:
         """Place of an edit.
@@ -70,10 +81,12 @@ class EditBank:
         kept = [i for i in range(len(self)) if i != gone]
         if not kept:
             raise KeyError(f"a bank must keep at least one edit, but {edit_id!r} is its only one; take the bank off.")
+        places = [places for i in kept for places in range(self.places[i], self.places[i] + len(self.objects[i]) + 1)]
         return replace(
             self,
             requests=tuple(self.requests[i] for i in kept),
-            maps={site: maps.select(kept) for site, maps in self.maps.items()},
+            objects=tuple(self.objects[i] for i in kept),
+            maps={site: maps.select(places) for site, maps in self.maps.items()},
             router=self.router.remove(gone),
         )
 
@@ -83,10 +96,10 @@ class EditBank:
     ) -> Iterator[RoutedEdits]:
         """Edit a backbone for the time of a ``with`` block.
 
-        Every prompt of a batch is routed once, when the model reads it. The edit
-        moves the activations of the prompt's last token; through the cache they act on everything generated after it.
-        (A generation without a cache reads a new prompt at each token, and is routed and steered at each.)
-        Rows that no edit answers are bit-identical to the bare model's.
+        Every prompt is routed once, when the model reads it. Its edit moves the activations of the prompt's last token,
+        and of those after it as long as they are the object's, in whatever way the text is made; where that cannot be
+        told, the pass is refused. Rows that no edit answers are bit-identical to the bare model's. Threads may share the
+        model: their passes come one after the other, each with the edits of its own prompts.
 
         Args:
             backbone: The model that the bank was fitted on.
@@ -100,21 +113,24 @@ class EditBank:
             ValueError: If the bank belongs to another backbone, or ``edits`` does not fit the batch.
         """
         self.check(backbone)
-        use = RoutedEdits(backbone, self.ids, self.router, self._steer_on(backbone))
-        use.fix(edits, forced=forced)
-        with each_prompt(backbone.model, use.steered):
-            yield use
+        with SteeredSites(backbone.model, self.maps) as sites:
+            use = RoutedEdits(backbone, self.ids, self.router, self._steer_on(backbone, sites), self.objects)
+            use.fix(edits, forced=forced)
+            with each_pass(backbone.model, use.read):
+                yield use
 
-    def _steer_on(self, backbone: Backbone) -> Steer:
-        """What moves a model's activations by the maps of the edits that its rows get."""
+    def _steer_on(self, backbone: Backbone, sites: SteeredSites) -> Steer:
+        """What moves a model's activations by the maps of the edits that its tokens get."""
         maps = {site: of_site.cast(device=backbone.device) for site, of_site in self.maps.items()}
+        first = torch.tensor(self.places, device=backbone.device)
 
-        def steering(rows: Tensor, edits: Tensor, last: Tensor) -> AbstractContextManager[None]:
+        def steering(rows: Tensor, columns: Tensor, edits: Tensor, steps: Tensor) -> AbstractContextManager[None]:
+            index = first[edits] + steps
             moves = {
-                site: lambda x, moved=of_site: moved.apply(x, edits.to(x.device), self.strength)
+                site: lambda x, moved=of_site: moved.apply(x, index.to(x.device), self.strength)
                 for site, of_site in maps.items()
             }
-            return steer(backbone.model, moves, last, rows)
+            return sites.armed(moves, rows, columns)
 
         return steering
 

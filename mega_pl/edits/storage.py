@@ -24,7 +24,7 @@ from mega_pl.functional import Transports
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 TENSORS, CONFIG, CARD = "edit_model.safetensors", "edit_config.json", "README.md"
 _ROUTERS: dict[str, type[Router]] = {router.kind: router for router in (ContentRouter, CentreRouter)}
 _MAPS = ("mean", "shift", "basis", "matrix", "ranks")
@@ -85,6 +85,7 @@ def bank_config(bank: EditBank) -> dict[str, Any]:
         "router": {"kind": bank.router.kind, **bank.router.state()[0]},
         "settings": dict(bank.settings),
         "edits": [asdict(request) for request in bank.requests],
+        "objects": [list(ids) for ids in bank.objects],
     }
 
 
@@ -116,11 +117,16 @@ def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
         raise ValueError(f"`format_version` of a bank must be {FORMAT_VERSION}, but got {config['format_version']}.")
     sites = {Site.parse(site): site for site in config["sites"]}
     maps = {s: Transports(*(tensors[f"maps.{name}.{part}"] for part in _MAPS)) for s, name in sites.items()}
+    objects = tuple(map(tuple, config["objects"]))
+    if len(objects) != len(config["edits"]):
+        raise ValueError(
+            f"{CONFIG} must give each of its {len(config['edits'])} edits an object, but got {len(objects)}."
+        )
+    count = sum(len(ids) + 1 for ids in objects)
     for site, of_site in maps.items():
-        if len(of_site) != len(config["edits"]):
+        if len(of_site) != count:
             raise ValueError(
-                f"{CONFIG} and {TENSORS} must belong together, but got {len(config['edits'])} edits and "
-                f"{len(of_site)} maps at {site}."
+                f"{CONFIG} and {TENSORS} must belong together, but got {len(of_site)} maps at {site} instead of {count}."
             )
     requests = tuple(request_from(edit) for edit in config["edits"])
     router = config["router"]
@@ -130,6 +136,7 @@ def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
     return {
         "requests": requests,
         "maps": maps,
+        "objects": objects,
         "router": _ROUTERS[router["kind"]].from_state(requests, router, of_router),
         "strength": config["strength"],
         "backbone": config["backbone"],

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mega_pl.backbone import each_prompt
+from mega_pl.backbone import each_pass
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.editors import Sake, SakeConfig
 from mega_pl.editors.sake import final_states, fit_map
@@ -123,7 +123,7 @@ def test_a_cached_generation_is_mapped_once(backbone):
     assert torch.equal(written, bare)
 
 
-def test_sequences_and_beams_are_routed_each(backbone):
+def test_a_prompt_with_beams_is_routed_once(backbone):
     encoded = backbone.encode([FRANCE.filled, FAR])
     with Sake(CONFIG).edit(backbone, [FRANCE]) as edited:
         backbone.model.generate(
@@ -134,7 +134,7 @@ def test_sequences_and_beams_are_routed_each(backbone):
             max_new_tokens=2,
             pad_token_id=0,
         )
-        assert edited.fired == ["france", "france", None, None]
+        assert edited.fired == ["france", None]
 
 
 def test_routes_that_do_not_fit_are_refused(backbone):
@@ -142,7 +142,7 @@ def test_routes_that_do_not_fit_are_refused(backbone):
         with pytest.raises(KeyError, match="`edits` must name edits in force, but got 'rome'"):
             edited.route(["rome"])
         edited.route(["france", None])
-        with pytest.raises(ValueError, match="`edits` must name one edit a row, but got 2 for 1 rows"):
+        with pytest.raises(ValueError, match="`edits` must name one edit a prompt, but got 2 for 1 prompts"):
             last_logits(backbone, FRANCE.filled)
     lonely = Sake(SakeConfig(prompts=replace(PROMPTS, prefixes=0)))
     alone = replace(DARRIEUX, phrasings=())
@@ -154,8 +154,9 @@ def test_each_reading_is_closed_also_after_an_exception(backbone):
     opened: list[str] = []
 
     class Around:
-        def __init__(self, inputs, last):
-            self.tokens = inputs["attention_mask"].sum(1) - 1 + (last - last)
+        def __init__(self, reading, taken):
+            assert not taken
+            assert reading.last.tolist() == [reading.ids.shape[1] - 1]
 
         def __enter__(self):
             opened.append("open")
@@ -164,7 +165,7 @@ def test_each_reading_is_closed_also_after_an_exception(backbone):
             opened.append("closed")
 
     count = hook_count(backbone.model)
-    with each_prompt(backbone.model, Around):
+    with each_pass(backbone.model, Around):
         last_logits(backbone, "Rome is")
         with pytest.raises((IndexError, RuntimeError)):
             backbone.model(torch.tensor([[10_000]]))

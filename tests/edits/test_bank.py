@@ -58,6 +58,7 @@ def make_bank(
     return EditBank(
         requests=REQUESTS,
         maps={site: random_maps(backbone.width, ranks, draw) for site in SITES},
+        objects=((),) * len(REQUESTS),
         router=make_router(backbone, router),
         strength=strength,
         backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},

@@ -37,7 +37,7 @@ class Setting:
         config, sites = PromptConfig(prefixes=1), [Site(1, "resid_mid"), Site(2, "resid_mid")]
         maps = fit_maps(self.backbone, [expand(r, config) for r in requests], sites, MapConfig())
         fitted = {r.edit_id: (r, m) for r, m in zip(requests, maps, strict=True)}
-        self.bank = make_bank(self.backbone, fitted, RouterConfig(), 1.0, {})
+        self.bank = make_bank(self.backbone, fitted, RouterConfig(), MapConfig(whole=False), {})
         self.tests = [test for case in cases for test in sake_tests(case)]
 
 

@@ -1,31 +1,36 @@
-"""Routing in force: every prompt that a model reads is routed once, and steered where an edit answers."""
+"""Routing in force: every prompt that a model reads is routed once, and its edit acts until its object is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import UNKNOWN, Backbone, Reading
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router
 
-Steer = Callable[[Tensor, Tensor, Tensor], AbstractContextManager[None]]
-"""From rows (R,) that get an edit, the edit (R,) of each, and each row's last token (B,) to a context that steers."""
+Steer = Callable[[Tensor, Tensor, Tensor, Tensor], AbstractContextManager[None]]
+"""From R tokens, each by its row and its column (R,) among the tokens that a pass reads, the edit that each gets and its
+step, to a context that steers: 0 is the last token of a prompt, j the j-th token of the edit's object after it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class RoutedEdits:
-    """Edits in force on a backbone, and where the prompts of its last forward pass went.
+    """Edits in force on a backbone, and where prompts went: for each thread those that it had read last.
 
     Args:
         backbone: The edited model.
         ids: Names of the edits, by index.
         router: Decides.
         steer: Puts edits into force for one forward pass.
-        fixed: For each row the edit to apply, or None for none, instead of asking the router.
+        objects: The token ids of each edit's new object, as far as steps after the prompt's last token are steered;
+            none where only that token is.
+        fixed: For each prompt the edit to apply, or None for none, instead of asking the router.
         forced: Whether the router must choose an edit for every prompt.
     """
 
@@ -33,9 +38,15 @@ class RoutedEdits:
     ids: Sequence[str]
     router: Router
     steer: Steer
+    objects: Sequence[Sequence[int]] = ()
     fixed: list[int] | None = None
     forced: bool = False
-    routes: list[Route] = field(default_factory=list)
+    _local: threading.local = field(default_factory=threading.local)
+
+    @property
+    def routes(self) -> list[Route]:
+        """Where each prompt of the last batch went."""
+        return getattr(self._local, "routes", [])
 
     @property
     def fired(self) -> list[str | None]:
@@ -43,10 +54,10 @@ class RoutedEdits:
         return [None if route.edit == NO_EDIT else self.ids[route.edit] for route in self.routes]
 
     def fix(self, edits: Sequence[str | None] | None = None, *, forced: bool = False) -> None:
-        """Say which edit each row of the batches to come gets, instead of the router.
+        """Say which edit each prompt of the batches to come gets, instead of the router.
 
         Args:
-            edits: For each row an edit, or None for none; None asks the router again.
+            edits: For each prompt an edit, or None for none; None asks the router again.
             forced: Whether the router must choose an edit for every prompt.
 
         Raises:
@@ -59,21 +70,101 @@ class RoutedEdits:
         self.fixed = None if edits is None else [NO_EDIT if edit is None else place[edit] for edit in edits]
         self.forced = forced
 
-    @contextmanager
-    def steered(self, inputs: dict[str, Tensor], last: Tensor) -> Iterator[None]:
-        """Route the prompts that the model is about to read, and steer them while it does."""
-        self.routes = self._routes(inputs, last)
-        edits = torch.tensor([route.edit for route in self.routes])
-        rows = (edits != NO_EDIT).nonzero()[:, 0]
-        with self.steer(rows.to(last.device), edits[rows].to(last.device), last):
-            yield
+    def read(self, reading: Reading, taken: set[int]) -> RoutedPass:
+        """Decide what a pass does, as `each_pass` asks; edits that were put on later go before these."""
+        routing: Routing | None = reading.text.decisions.get(self)
+        if routing is None:
+            routing = reading.text.decisions[self] = Routing(self._routes(reading))
+            self._local.routes = []  # until the edits have acted
+        copies = len(reading.ids) // len(routing.routes)
+        edits = {row: routing.routes[row // copies].edit for row in range(len(reading.ids)) if row not in taken}
+        edits = {row: edit for row, edit in edits.items() if edit != NO_EDIT}
+        taken.update(edits)
+        return RoutedPass(self, reading, routing, copies, edits)
 
-    def _routes(self, inputs: dict[str, Tensor], last: Tensor) -> list[Route]:
-        if self.fixed is None:
-            return self.router.route(Prompts(self.backbone, inputs, last), forced=self.forced)
-        if len(self.fixed) != len(last):
+    def _routes(self, reading: Reading) -> list[Route]:
+        prompts = reading.text.prompts
+        if self.fixed is not None:
+            if len(self.fixed) != prompts:
+                raise ValueError(
+                    f"`edits` must name one edit a prompt, but got {len(self.fixed)} for {prompts} prompts."
+                )
+            return [Route(edit, confidence=float(edit != NO_EDIT)) for edit in self.fixed]
+        copies = len(reading.ids) // prompts
+        ids, mask, last = reading.ids[::copies], reading.mask[::copies], reading.last[::copies]
+        if bool((ids == UNKNOWN).any()):
             raise ValueError(
-                f"`edits` must name one edit a row, but got {len(self.fixed)} for {len(last)} rows; "
-                "with beams, repeat each name."
+                "a prompt must be given as `input_ids` to be routed by its text, but got `inputs_embeds`; pass ids, or "
+                "name the edit of each prompt with `edits`."
             )
-        return [Route(edit, confidence=float(edit != NO_EDIT)) for edit in self.fixed]
+        width = int(last.max()) + 1
+        mask = mask[:, :width] * (torch.arange(width, device=mask.device) <= last[:, None])
+        position = (mask.cumsum(-1) - 1).clamp(min=0)
+        inputs = {"input_ids": ids[:, :width], "attention_mask": mask, "position_ids": position}
+        return self.router.route(Prompts(self.backbone, inputs, last), forced=self.forced)
+
+
+@dataclass(eq=False)
+class Routing:
+    """Where the prompts of a text went, and whether the edits have acted at their ends."""
+
+    routes: list[Route]
+    acted: bool = False
+
+
+@dataclass(eq=False)
+class RoutedPass:
+    """What routed edits do in one forward pass.
+
+    Args:
+        use: The edits.
+        reading: What the pass reads.
+        routing: Where its prompts went.
+        copies: Rows of each prompt.
+        edits: By row the edit that it gets from these.
+    """
+
+    use: RoutedEdits
+    reading: Reading
+    routing: Routing
+    copies: int
+    edits: dict[int, int]
+
+    def __enter__(self) -> None:
+        places = self._places()
+        self._steered: AbstractContextManager[None] = nullcontext()
+        if places:
+            self._steered = self.use.steer(*torch.tensor(places, device=self.reading.ids.device).unbind(1))
+        self._steered.__enter__()
+
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401
+        self._steered.__exit__(*error)
+        if error[0] is None and not self.routing.acted and self.reading.complete:
+            self.routing.acted = True
+            acting = {row // self.copies for row in self.edits}
+            routes = self.routing.routes
+            self.use._local.routes = [r if i in acting else replace(r, edit=NO_EDIT) for i, r in enumerate(routes)]
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """The logits as they are."""
+        return logits
+
+    def _places(self) -> list[tuple[int, int, int, int]]:
+        """The tokens (row, column, edit, step) that the pass moves: a prompt's last one, and those of the object."""
+        reading, objects = self.reading, self.use.objects
+        wanted = {row: list(objects[edit]) if objects else [] for row, edit in self.edits.items()}
+        if not wanted or (
+            self.routing.acted and reading.start > int(reading.last.max()) + max(map(len, wanted.values()))
+        ):
+            return []
+        places = []
+        for row, edit in self.edits.items():
+            last = int(reading.last[row])
+            real = (reading.mask[row, last:].nonzero()[:, 0] + last)[: len(wanted[row]) + 1]
+            follow = reading.ids[row, real].tolist()[1:]  # what follows the prompt's last token
+            for step, column in enumerate(real.tolist()):
+                if follow[:step] != wanted[row][:step]:
+                    break
+                if reading.start <= column < reading.stop:
+                    places.append((row, column - reading.start, edit, step))
+        return places

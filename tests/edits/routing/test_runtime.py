@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mega_pl.backbone import each_prompt
+from mega_pl.backbone import each_pass
 from mega_pl.edits.routing import NO_EDIT, Route, RoutedEdits
 
 TEXTS = ["The capital of France is", "Rome is a city in", "He works as a"]
@@ -46,7 +46,7 @@ def use(tiny_backbone, steered):
 
 def read(use, texts=TEXTS):
     encoded = use.backbone.encode(texts)
-    with each_prompt(use.backbone.model, use.steered):
+    with each_pass(use.backbone.model, use.read):
         use.backbone.last_logits(encoded)
     return encoded
 
@@ -110,7 +110,7 @@ def test_edits_that_are_not_in_force_are_refused_and_change_nothing(use):
 
 def test_generation_routes_the_prompt_and_not_each_token(use):
     encoded = use.backbone.encode(TEXTS)
-    with each_prompt(use.backbone.model, use.steered):
+    with each_pass(use.backbone.model, use.read):
         use.backbone.model.generate(
             input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, max_new_tokens=4, pad_token_id=0
         )
