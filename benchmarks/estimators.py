@@ -98,7 +98,6 @@ def rows_of(
     bank = EditBank(
         requests=tuple(requests),
         maps={site: stack([of_edit[site] for of_edit in maps]) for site in sorted(where)},
-        objects=((),) * len(requests),
         router=CentreRouter(torch.empty(0, 1), torch.empty(0)),  # an oracle routes
         strength=config.strength,
         backbone={"name": backbone.name, **backbone.fingerprint},

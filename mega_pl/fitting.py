@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.aliasing import with_known_aliases
-from mega_pl.backbone import Backbone, Encoded, Site, record, steer
+from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
@@ -296,10 +296,10 @@ class LastTokens:
     def _read(
         self,
         inputs: dict[str, Tensor],
-        cache: Any,
+        cache: Any,  # noqa: ANN401
         maps: Mapping[Site, Transports],
         edits: Tensor,
-        strength: float,  # noqa: ANN401
+        strength: float,
     ) -> Any:  # noqa: ANN401
         """Read last tokens behind a cache, moved by the maps of their edits, and give the cache with them."""
         device = self.backbone.device
@@ -312,7 +312,7 @@ class LastTokens:
 def target_states(
     backbone: Backbone, prompts: Sequence[str], sites: Sequence[Site], after: Sequence[Sequence[int]]
 ) -> tuple[dict[Site, Tensor], Tensor]:
-    """Activations of the last tokens of prompts and of what follows them, and the token that the model gives after each.
+    """Activations of prompts' last tokens and of what follows them, and the token that the model gives after each.
 
     Args:
         backbone: The bare model.
@@ -321,7 +321,7 @@ def target_states(
         after: For each prompt the ids of at most S - 1 tokens that follow it.
 
     Returns:
-        For each site (N, S, D) float32 on the CPU, and (N, S) long; what lies behind a prompt's own tokens is arbitrary.
+        For each site (N, S, D) float32 on the CPU, and (N, S) long, arbitrary behind a prompt's own tokens.
     """
     count = max(map(len, after)) + 1
     states = {site: torch.empty(len(prompts), count, backbone.width) for site in sites}

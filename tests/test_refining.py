@@ -30,7 +30,7 @@ def fitted(backbone, config=NONE):
     sets = []
     for request, own in zip(REQUESTS, OWN, strict=True):  # shorter than SAKE's contexts, which a tiny model cannot read
         target = (f"{request.target_new}. {own[0]}", f"It is {request.target_new}. {own[0]}")
-        sets.append(PromptSet(source=own, target=target, answers=("",) * len(target)))
+        sets.append(PromptSet(source=own, target=target, answers=("",) * len(target), facts=len(own)))
     return [steps[0] for steps in fit_maps(backbone, sets, SITES, config)]
 
 

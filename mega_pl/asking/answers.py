@@ -96,6 +96,21 @@ def continued(
     return texts
 
 
+@torch.no_grad()
+def greedy_ids(backbone: Backbone, ids: Sequence[int], tokens: int) -> list[int]:
+    """The ids that the bare model writes after others, greedily, even where edits are in force on it.
+
+    Args:
+        backbone: The model.
+        ids: (T,) what it reads.
+        tokens: How many it writes.
+    """
+    start = torch.tensor([list(ids)], device=backbone.device)
+    position = torch.arange(len(ids), device=backbone.device)[None]
+    inputs = {"input_ids": start, "attention_mask": torch.ones_like(start), "position_ids": position}
+    return [int(token) for token in _written(backbone, inputs, tokens, None)[0]]
+
+
 def _written(backbone: Backbone, inputs: dict[str, Tensor], tokens: int, first: Tensor | None) -> Tensor:
     """The ids (B, tokens) that the model writes after a left-padded batch."""
     decoder, head = backbone.model.base_model, backbone.model.get_output_embeddings()

@@ -155,8 +155,8 @@ class SteeredSites:
             lost = sorted(set(edits) - self._reached)
             if lost:
                 raise RuntimeError(
-                    f"a steered pass must run the hooks at {lost[0]}, but it did not: the model was compiled before the "
-                    "edits were put on; compile it afterwards, or call `torch.compiler.reset()`."
+                    f"a steered pass must run the hooks at {lost[0]}, but it did not: the model was compiled before "
+                    "the edits were put on; compile it afterwards, or call `torch.compiler.reset()`."
                 )
         finally:
             self._writers = {}
@@ -276,7 +276,7 @@ def _attach(armed: ExitStack, model: PreTrainedModel, site: Site, visit: _Visit)
 
 def eager(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return the hook as a compiler must leave it: run each time, outside of what is compiled."""
-    disabled: Callable[..., Any] = torch.compiler.disable(hook)
+    disabled: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
     return disabled
 
 

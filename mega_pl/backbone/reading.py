@@ -228,13 +228,13 @@ class _Passes:
         *_, armed = self.current
         self.current = None
         try:
-            armed.__exit__(error and type(error), error, None)
+            armed.__exit__(None if error is None else type(error), error, None)
         finally:
             self.lock.release()
 
     def _reading(self, args: tuple[Tensor, ...], kwargs: Mapping[str, Any]) -> Reading:
         """What a pass reads."""
-        generation = getattr(self.generation, "now", None)
+        generation: _Generation | None = getattr(self.generation, "now", None)
         if generation is not None and generation.reading is not None:
             reading, generation.reading = generation.reading, None
             return reading
@@ -334,7 +334,7 @@ def _check_pass(inputs: Mapping[str, Any]) -> None:
 
 
 def _ids(inputs: Mapping[str, Any]) -> Tensor:
-    ids = inputs.get("input_ids")
+    ids: Tensor | None = inputs.get("input_ids")
     if ids is not None:
         return ids
     embeddings: Tensor = inputs["inputs_embeds"]

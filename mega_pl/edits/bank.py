@@ -15,6 +15,7 @@ from torch import Tensor
 from mega_pl.backbone import Backbone, Site, SteeredSites, each_pass
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import RoutedEdits, Router
+from mega_pl.edits.routing.guard import Guard
 from mega_pl.edits.routing.runtime import Steer
 from mega_pl.edits.storage import load_bank, save_bank
 from mega_pl.functional import Transports
@@ -28,21 +29,25 @@ class EditBank:
         requests: The edits; their order is that of the maps.
         maps: For each steered site the maps of all edits, sites in the order of a forward pass; of each edit one for
             the prompt's last token, then one for each token of its object.
-        objects: For each edit the token ids of its new object that have maps; none where only the prompt's last token
-            is steered.
         router: Tells which edit, if any, a prompt is about.
         strength: Multiple of the full move.
         backbone: What the edits were fitted on: `name`, `revision` and the entries of its fingerprint.
         settings: How they were fitted: seed, versions, hyper-parameters; written beside the edits.
+        objects: For each edit the token ids of its new object that have maps; none where only the prompt's last token
+            is steered.
     """
 
     requests: tuple[EditRequest, ...]
     maps: Mapping[Site, Transports]
-    objects: tuple[tuple[int, ...], ...]
     router: Router
     strength: float
     backbone: Mapping[str, str | int | None]
     settings: Mapping[str, Any]
+    objects: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.objects:
+            object.__setattr__(self, "objects", ((),) * len(self.requests))
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -92,19 +97,25 @@ class EditBank:
 
     @contextmanager
     def apply(
-        self, backbone: Backbone, *, edits: Sequence[str | None] | None = None, forced: bool = False
+        self,
+        backbone: Backbone,
+        *,
+        edits: Sequence[str | None] | None = None,
+        forced: bool = False,
+        guard: bool = True,
     ) -> Iterator[RoutedEdits]:
         """Edit a backbone for the time of a ``with`` block.
 
         Every prompt is routed once, when the model reads it. Its edit moves the activations of the prompt's last token,
         and of those after it as long as they are the object's, in whatever way the text is made; where that cannot be
-        told, the pass is refused. Rows that no edit answers are bit-identical to the bare model's. Threads may share the
-        model: their passes come one after the other, each with the edits of its own prompts.
+        told, the pass is refused. Rows that no edit answers are bit-identical to the bare model's. Threads may share
+        the model: their passes come one after the other, each with the edits of its own prompts.
 
         Args:
             backbone: The model that the bank was fitted on.
             edits: For each row of the batch the edit to apply, or None for none, instead of asking the router.
             forced: Whether the router must choose an edit for every prompt.
+            guard: Whether the old object is kept from coming back in what is written after an edit's prompt.
 
         Yields:
             Where prompts went, updated by each prompt.
@@ -114,7 +125,14 @@ class EditBank:
         """
         self.check(backbone)
         with SteeredSites(backbone.model, self.maps) as sites:
-            use = RoutedEdits(backbone, self.ids, self.router, self._steer_on(backbone, sites), self.objects)
+            use = RoutedEdits(
+                backbone,
+                self.ids,
+                self.router,
+                self._steer_on(backbone, sites),
+                self.objects,
+                Guard(backbone, self.requests) if guard else None,
+            )
             use.fix(edits, forced=forced)
             with each_pass(backbone.model, use.read):
                 yield use

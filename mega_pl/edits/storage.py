@@ -126,7 +126,8 @@ def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
     for site, of_site in maps.items():
         if len(of_site) != count:
             raise ValueError(
-                f"{CONFIG} and {TENSORS} must belong together, but got {len(of_site)} maps at {site} instead of {count}."
+                f"{CONFIG} and {TENSORS} must belong together, but got {len(of_site)} maps at {site} "
+                f"instead of {count}."
             )
     requests = tuple(request_from(edit) for edit in config["edits"])
     router = config["router"]

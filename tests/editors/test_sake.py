@@ -164,6 +164,9 @@ def test_each_reading_is_closed_also_after_an_exception(backbone):
         def __exit__(self, *_):
             opened.append("closed")
 
+        def logits(self, logits):
+            return logits
+
     count = hook_count(backbone.model)
     with each_pass(backbone.model, Around):
         last_logits(backbone, "Rome is")

@@ -58,7 +58,6 @@ def make_bank(
     return EditBank(
         requests=REQUESTS,
         maps={site: random_maps(backbone.width, ranks, draw) for site in SITES},
-        objects=((),) * len(REQUESTS),
         router=make_router(backbone, router),
         strength=strength,
         backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},
@@ -211,7 +210,7 @@ def test_beam_search_routes_every_beam_as_its_prompt(backbone, tiny_bank):
     bare = generate(backbone, MIXED, num_beams=3)
     with tiny_bank(backbone).apply(backbone) as use:
         beams = generate(backbone, MIXED, num_beams=3)
-    assert use.fired == [edit_id for edit_id in IDS for _ in range(3)]
+    assert use.fired == IDS
     assert [torch.equal(a, b) for a, b in zip(beams, bare, strict=True)] == [edit_id is None for edit_id in IDS]
 
 
@@ -308,7 +307,7 @@ def test_as_many_named_edits_as_rows_are_needed(tiny_backbone, tiny_bank):
     before = hook_count(backbone.model)
     with (
         tiny_bank(backbone).apply(backbone, edits=["a", None]),
-        pytest.raises(ValueError, match="`edits` must name one edit a row, but got 2 for 3 rows"),
+        pytest.raises(ValueError, match="`edits` must name one edit a prompt, but got 2 for 3 prompts"),
     ):
         logits(backbone, backbone.encode(ASKED))
     assert hook_count(backbone.model) == before
@@ -377,15 +376,17 @@ def change_config(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("version", [1, 3, "2"])
+@pytest.mark.parametrize("version", [1, 2, "3"])
 def test_unknown_versions_are_refused(tiny_backbone, tiny_bank, tmp_path, version):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, format_version=version)
-    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 2, but got {version}"):
+    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 3, but got {version}"):
         EditBank.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("changes", [{"sites": ["resid_mid.0"]}, {"edits": [{"edit_id": "a"}]}, {"router": None}])
+@pytest.mark.parametrize(
+    "changes", [{"sites": ["resid_mid.0"]}, {"edits": [{"edit_id": "a"}], "objects": [[]]}, {"router": None}]
+)
 def test_files_that_do_not_belong_together_are_refused(tiny_backbone, tiny_bank, tmp_path, changes):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, **changes)
@@ -403,8 +404,8 @@ def test_an_unknown_router_is_refused(tiny_backbone, tiny_bank, tmp_path):
 def test_more_or_fewer_edits_than_maps_are_refused(tiny_backbone, tiny_bank, tmp_path):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     edits = json.loads((folder / "edit_config.json").read_text("utf-8"))["edits"]
-    change_config(folder, edits=edits[1:])
-    with pytest.raises(ValueError, match=r"must belong together, but got 2 edits and 3 maps at resid_mid\.1"):
+    change_config(folder, edits=edits[1:], objects=[[], []])
+    with pytest.raises(ValueError, match=r"must belong together, but got 3 maps at resid_mid\.1 instead of 2"):
         EditBank.from_pretrained(folder)
 
 

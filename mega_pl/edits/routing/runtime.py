@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from mega_pl.backbone import UNKNOWN, Backbone, Reading
+from mega_pl.edits.routing.guard import Guard
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router
 
 Steer = Callable[[Tensor, Tensor, Tensor, Tensor], AbstractContextManager[None]]
-"""From R tokens, each by its row and its column (R,) among the tokens that a pass reads, the edit that each gets and its
-step, to a context that steers: 0 is the last token of a prompt, j the j-th token of the edit's object after it."""
+"""From R tokens, each by its row and its column (R,) among the tokens that a pass reads, the edit that each gets and
+its step, to a context that steers: 0 is the last token of a prompt, j the j-th token of the edit's object after it."""
 
 
 @dataclass(eq=False)
@@ -30,6 +31,7 @@ class RoutedEdits:
         steer: Puts edits into force for one forward pass.
         objects: The token ids of each edit's new object, as far as steps after the prompt's last token are steered;
             none where only that token is.
+        guard: Keeps the old objects from coming back in what is written; None lets them.
         fixed: For each prompt the edit to apply, or None for none, instead of asking the router.
         forced: Whether the router must choose an edit for every prompt.
     """
@@ -39,6 +41,7 @@ class RoutedEdits:
     router: Router
     steer: Steer
     objects: Sequence[Sequence[int]] = ()
+    guard: Guard | None = None
     fixed: list[int] | None = None
     forced: bool = False
     _local: threading.local = field(default_factory=threading.local)
@@ -146,8 +149,9 @@ class RoutedPass:
             self.use._local.routes = [r if i in acting else replace(r, edit=NO_EDIT) for i, r in enumerate(routes)]
 
     def logits(self, logits: Tensor) -> Tensor:
-        """The logits as they are."""
-        return logits
+        """The logits, with the guard's exchanges."""
+        guard = self.use.guard
+        return logits if guard is None or not self.edits else guard(self.reading, self.edits, logits)
 
     def _places(self) -> list[tuple[int, int, int, int]]:
         """The tokens (row, column, edit, step) that the pass moves: a prompt's last one, and those of the object."""

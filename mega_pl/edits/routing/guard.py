@@ -1,0 +1,97 @@
+"""Standing guard while a model writes: the old object does not come back where the new one was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mega_pl.asking import greedy_ids
+from mega_pl.backbone import Backbone, Reading
+from mega_pl.edits.request import EditRequest
+
+LIKELY = 0.1
+"""Probability from which a token counts as about to be written, also where it is not the likeliest."""
+
+
+@dataclass(eq=False)
+class Guard:
+    """Writes the new object where a model would spell the old one again, in rows that an edit answers.
+
+    Where the first j tokens of the old object stand last, its next one is likely, and the bare model would go on to
+    spell the rest, the logits of that token and of the new object's are exchanged if both objects begin with the same j
+    tokens; else the token is forbidden. What has been begun so is written to its end. Nothing else is touched.
+
+    Args:
+        backbone: The model.
+        requests: The edits.
+    """
+
+    backbone: Backbone
+    requests: Sequence[EditRequest]
+    _forms: dict[int, tuple[list[int], list[list[int]]]] = field(default_factory=dict)
+
+    def __call__(self, reading: Reading, edits: Mapping[int, int], logits: Tensor) -> Tensor:
+        """The logits (B, N, V) after the last N columns of a pass, with the exchanges in the rows that an edit answers.
+
+        Args:
+            reading: What the pass reads.
+            edits: By row its edit.
+            logits: (B, N, V).
+        """
+        guarded, first = logits, reading.stop - logits.shape[1]
+        for row, edit in edits.items():
+            last = int(reading.last[row])
+            columns = reading.mask[row, last + 1 :].nonzero()[:, 0] + last + 1
+            text = reading.ids[row, columns].tolist()
+            for n in range(max(0, last - first), logits.shape[1]):
+                written = text[: int((columns <= first + n).sum())]
+                exchange = self._exchange(logits[row, n], reading, row, edit, written)
+                if exchange is not None:
+                    guarded = guarded.clone() if guarded is logits else guarded
+                    token, instead = exchange
+                    guarded[row, n, token] = -torch.inf if instead is None else logits[row, n, instead]
+                    if instead is not None:
+                        guarded[row, n, instead] = logits[row, n, token]
+        return guarded
+
+    def _exchange(
+        self, logits: Tensor, reading: Reading, row: int, edit: int, written: list[int]
+    ) -> tuple[int, int | None] | None:
+        """The token that is not to come after what is written behind a prompt, and the one to come instead, if any."""
+        new, old_forms = self.forms(edit)
+        if len(written) < len(new) and written == new[: len(written)]:
+            return None  # the object itself is being written
+        begun: set[tuple[int, ...]] = reading.text.decisions.setdefault((self, edit), set())
+        for k in range(1, len(new)):
+            if written[-k:] == new[:k] and tuple(written[:-k]) in begun:
+                return int(logits.argmax()), new[k]
+        chances = logits.float().softmax(-1)
+        for old in old_forms:
+            j = next(j for j in range(len(old) - 1, -1, -1) if written[len(written) - j :] == old[:j])
+            if chances[old[j]] < LIKELY and int(logits.argmax()) != old[j]:
+                continue
+            if not self._spelt(reading, row, [*written, old[j]], old[j + 1 :]):
+                continue
+            if j >= len(new) or old[:j] != new[:j] or new[j] == old[j]:
+                return old[j], None
+            begun.add(tuple(written[: len(written) - j]))
+            return old[j], new[j]
+        return None
+
+    def _spelt(self, reading: Reading, row: int, written: list[int], rest: list[int]) -> bool:
+        """Whether the bare model goes on with the rest of an object after what is written behind a prompt."""
+        start = slice(0, int(reading.last[row]) + 1)
+        prompt = reading.ids[row, start][reading.mask[row, start] > 0].tolist()
+        return not rest or greedy_ids(self.backbone, [*prompt, *written], len(rest)) == rest
+
+    def forms(self, edit: int) -> tuple[list[int], list[list[int]]]:
+        """The token ids of an edit's new object after its prompt, and of its old one there and where a line begins."""
+        if edit not in self._forms:
+            request, backbone = self.requests[edit], self.backbone
+            new, old = (backbone.answer_ids(request.filled, o) for o in (request.target_new, request.target_true))
+            alone = list(backbone.tokenizer(request.target_true, add_special_tokens=False)["input_ids"])
+            self._forms[edit] = new, [old] if alone == old else [old, alone]
+        return self._forms[edit]
