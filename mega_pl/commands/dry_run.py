@@ -107,7 +107,7 @@ def _longest(outline: Backbone, pairs: Sequence[tuple[str, str]]) -> int:
 
 
 def _edits(data: EditDataModule) -> str:
-    left_out = f", {len(data.refusals)} records left out" if data.refusals else ""
+    left_out = f", {len(data.refusals)} records or phrasings left out" if data.refusals else ""
     return f"{len(data.cases)} edits{left_out}"
 
 

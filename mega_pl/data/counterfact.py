@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mega_pl.data.records import Cases, OnBad, Record, read_cases, to_templates
+from mega_pl.data.records import Cases, OnBad, Record, read_cases
 from mega_pl.edits.request import EditCase, EditRequest
 
 
@@ -12,8 +12,8 @@ def read_counterfact(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
     Three fields more are read where a record has them: ``source_list`` (paraphrases of the edit prompt with the
     subject filled in, free to fit), ``implication_list`` and ``contrast_list`` (questions whose answers change with
     the edit, and questions about the subject that it must not change: lists of phrasings, filled or as templates).
-    A paraphrase or contrast in which the subject does not stand exactly once is left out: texts written by a
-    language model often miss it.
+    A phrasing in which the subject does not stand exactly once is left out, counted and named in a warning: texts
+    written by a language model often miss it.
 
     Args:
         path: A JSON list of records, or one record a line.
@@ -31,7 +31,6 @@ def read_counterfact(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
 def _case(record: Record, index: int) -> EditCase:
     rewrite = record.child("requested_rewrite")
     subject, prompt = rewrite.text("subject"), rewrite.text("prompt")
-    phrasings = to_templates(record.texts("source_list"), subject)
     request = EditRequest(
         edit_id=record.identifier("case_id"),
         prompt=prompt,
@@ -39,7 +38,7 @@ def _case(record: Record, index: int) -> EditCase:
         target_new=rewrite.child("target_new").text("str"),
         target_true=rewrite.child("target_true").text("str"),
         relation=rewrite.text("relation_id", default=""),
-        phrasings=phrasings,
+        phrasings=record.templates("source_list", subject),
         implications=record.questions("implication_list", subject),
         contrasts=record.questions("contrast_list", subject),
     )

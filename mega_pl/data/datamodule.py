@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import lightning as L
@@ -23,6 +22,7 @@ from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.data.sources import SOURCES, fetch
 from mega_pl.data.zsre import read_zsre
+from mega_pl.edits.checks import check_type
 from mega_pl.edits.request import EditCase, EditRequest, check_requests, conflicts, shared_names
 from mega_pl.functional.language import Language
 
@@ -71,7 +71,7 @@ class EditDataModule(L.LightningDataModule):
     joined by edit id.
 
     Attributes:
-        refusals: For each record left out, its file, place, field and reason.
+        refusals: For each record left out, and each phrasing of one, its file, place, field and reason.
 
     Args:
         counterfact: A file in CounterFact's schema.
@@ -121,14 +121,13 @@ class EditDataModule(L.LightningDataModule):
         subject_aliases: bool = True,
     ) -> None:
         super().__init__()
+        check_type("`skip`", skip, int)
         if skip < 0:
             raise ValueError(f"`skip` must be at least 0, but got {skip}.")
-        for name, value in (
-            ("limit", limit),
-            ("edits_per_batch", edits_per_batch),
-            ("tests_per_batch", tests_per_batch),
-        ):
-            if value is not None and value < 1:
+        sizes = {"edits_per_batch": edits_per_batch, "tests_per_batch": tests_per_batch}
+        for name, value in sizes.items() if limit is None else {**sizes, "limit": limit}.items():
+            check_type(f"`{name}`", value, int)
+            if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {value}.")
         if source is not None and source not in SOURCES:
             raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, but got {source!r}.")
@@ -174,12 +173,10 @@ class EditDataModule(L.LightningDataModule):
         cases: list[EditCase] = []
         self.refusals = []
         for read, path in files:
-            _check_file(path)
             found = read(path, on_bad=self.on_bad)
             cases = join(cases, found)
             self.refusals += found.refusals
         for add, path in self.additions:
-            _check_file(path)
             found = add(cases, path, on_bad=self.on_bad)
             cases = found
             self.refusals += found.refusals
@@ -236,8 +233,3 @@ class EditDataModule(L.LightningDataModule):
 
 def _without(names: tuple[str, ...], left_out: Container[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in left_out)
-
-
-def _check_file(path: str) -> None:
-    if not Path(path).is_file():
-        raise ValueError(f"data must come from a file, but there is no {path!r}.")

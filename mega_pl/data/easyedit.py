@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, read_each, to_template
 from mega_pl.edits.request import SLOT, EditCase, EditRequest, Probe
+from mega_pl.functional.text import canonical
 
 
 def read_easyedit(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel | None = None) -> Cases:
@@ -50,7 +51,7 @@ def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     )
     question = record.text("locality_prompt", default="")
     locality = (Probe(prompt=question, answers=(record.text("locality_ground_truth"),)),) if question else ()
-    paraphrases = tuple(text for text in record.some("rephrase_prompt") if text != request.filled)
+    paraphrases = tuple(text for text in record.some("rephrase_prompt") if canonical(text) != canonical(request.filled))
     return EditCase(request=request, paraphrase_prompts=paraphrases, locality=locality)
 
 

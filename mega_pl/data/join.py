@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import TypeVar
 
 from mega_pl.edits.request import EditCase, EditRequest
+from mega_pl.functional.text import canonical
 
 _Part = TypeVar("_Part", EditCase, EditRequest)
 
@@ -42,7 +43,7 @@ def _by_id(cases: Iterable[EditCase], name: str) -> dict[str, EditCase]:
 def _merge_cases(a: EditCase, b: EditCase) -> EditCase:
     for name in _IDENTITY:
         first, second = getattr(a.request, name), getattr(b.request, name)
-        if first != second:
+        if canonical(first) != canonical(second):
             raise ValueError(
                 f"`{name}` of edit {a.request.edit_id!r} must be the same in both, but got {first!r} and {second!r}."
             )

@@ -7,6 +7,7 @@ from mega_pl.data.popular import Edited, find_cloze, is_first_hop
 from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
 from mega_pl.data.ripple import aliases, probes, query, ripple_test
 from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
+from mega_pl.functional.text import canonical
 
 
 def read_knowedit(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel | None = None) -> Cases:
@@ -51,7 +52,7 @@ def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
         prompt=template,
         subject=subject,
         target_new=new,
-        target_true=next((truth for truth in truths if truth != new), new),
+        target_true=next((truth for truth in truths if canonical(truth) != canonical(new)), new),
         relation=identifier,
         aliases=aliases(tests, template),
     )

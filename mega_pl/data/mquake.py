@@ -1,9 +1,8 @@
 """MQuAKE (arXiv:2305.14795): multi-hop questions whose answers change with one or several edits."""
 
-from itertools import chain
 from pathlib import Path
 
-from mega_pl.data.records import Cases, OnBad, Record, probe, read_each
+from mega_pl.data.records import Cases, OnBad, Record, probe, read_cases
 from mega_pl.edits.request import EditCase, EditRequest
 
 
@@ -22,10 +21,9 @@ def read_mquake(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
         The cases in file order, those of a record together.
 
     Raises:
-        ValueError: Naming file, record and field, if one is malformed.
+        ValueError: Naming file, record and field, if one is malformed or a ``case_id`` comes twice.
     """
-    found, refusals = read_each(path, _cases, on_bad)
-    return Cases(chain.from_iterable(found), refusals)
+    return read_cases(path, _cases, on_bad)
 
 
 def _cases(record: Record, index: int) -> list[EditCase]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from mega_pl.data.records import Cases, OnBad, Record, read_each
 from mega_pl.edits import EditCase
 from mega_pl.functional.language import Language, check_language
+from mega_pl.functional.text import canonical
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Translation:
         check_language(self.language)
         if not self.questions or not all(text.strip() for text in (*self.questions, self.new, self.true)):
             raise ValueError(f"a translation must have questions and objects that are not blank, but got {self}.")
-        if self.new == self.true:
+        if canonical(self.new) == canonical(self.true):
             raise ValueError(f"`new` must differ from `true` in {self.language}, but both are {self.new!r}.")
 
 
@@ -101,7 +102,7 @@ def _translated(case: EditCase, record: Record, language: Language) -> Translate
     request, english, other = case.request, record.child("en"), record.child(language)
     fact = {"subject": request.subject, "alt": request.target_new, "old": request.target_true}
     for name, value in fact.items():
-        if english.text(name) != value:
+        if canonical(english.text(name)) != canonical(value):
             raise english.refusal(name, f"{value!r}, as in edit {request.edit_id!r}", english.text(name))
     translation = Translation(
         language=language,

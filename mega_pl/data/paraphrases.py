@@ -5,7 +5,9 @@ from dataclasses import replace
 from itertools import chain
 
 from mega_pl.data.relations import implications, relations
+from mega_pl.edits.checks import check_type, told
 from mega_pl.edits.request import SLOT, EditCase, EditRequest
+from mega_pl.functional.text import canonical
 
 Rewrite = Callable[[EditRequest], Iterable[str]]
 """Gives more templates of an edit's fact, such as those of a language model."""
@@ -13,6 +15,7 @@ Rewrite = Callable[[EditRequest], Iterable[str]]
 
 def evaluation_prompts(case: EditCase) -> tuple[str, ...]:
     """Everything that an evaluation of the case asks of a model, save the edit prompt itself."""
+    check_type("`case`", case, EditCase)
     return tuple(dict.fromkeys(_prompts(case)))
 
 
@@ -38,8 +41,8 @@ def phrasings_for(request: EditRequest, *, exclude: Iterable[str], rewrite: Rewr
     """The templates on which an edit may be fitted: its own, the bank's for its relation, and a model's.
 
     A template is left out if a prompt that an evaluation asks is, or ends in, the template with the subject or one of
-    its aliases, whatever stands before it (CounterFact puts an unrelated sentence there) and whatever its case and
-    spaces.
+    its aliases, whatever stands before it (CounterFact puts an unrelated sentence there) and however it is spelt, see
+    `canonical` in `mega_pl.functional.text`.
 
     Args:
         request: The edit.
@@ -102,14 +105,12 @@ def with_implications(cases: Iterable[EditCase]) -> list[EditCase]:
 
 def _unasked(templates: Iterable[str], request: EditRequest, exclude: Iterable[str]) -> tuple[str, ...]:
     """The different ones of the templates that no prompt ends in."""
-    evaluated = [_plain(prompt) for prompt in exclude]
+    if isinstance(exclude, str):
+        raise TypeError(f"`exclude` must hold prompts, but got {told(exclude)}; write [{exclude!r}].")
+    evaluated = [canonical(prompt) for prompt in exclude]
     kept: dict[str, str] = {}
     for template in templates:
-        filled = tuple(_plain(template.replace(SLOT, name)) for name in (request.subject, *request.aliases))
+        filled = tuple(canonical(template.replace(SLOT, name)) for name in (request.subject, *request.aliases))
         if not any(prompt.endswith(filled) for prompt in evaluated):
             kept.setdefault(filled[0], template)
     return tuple(kept.values())
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

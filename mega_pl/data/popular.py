@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from mega_pl.edits.request import SLOT, Query, RippleAxis
+from mega_pl.functional.text import between, canonical, find_all, replace_all
 
 CLOZES = {
     "MOTHER": ("P25", "The name of the mother of {} is"),
@@ -109,7 +110,7 @@ class Edited(NamedTuple):
     @property
     def relation(self) -> str:
         """RippleEdits' name of the relation; empty if the template is none of its clozes."""
-        return next((name for name, (_, cloze) in CLOZES.items() if cloze == self.template), "")
+        return next((name for name, (_, cloze) in CLOZES.items() if canonical(cloze) == canonical(self.template)), "")
 
 
 def _phrase(name: str) -> str:
@@ -126,8 +127,9 @@ PHRASES = {cloze: _phrase(name) for name, (_, cloze) in CLOZES.items() if cloze.
 
 def find_cloze(filled: str, subject: str) -> tuple[str, str]:
     """The Wikidata property and the cloze that give this prompt for this subject, or two empty strings."""
+    asked = canonical(filled)
     for identifier, cloze in CLOZES.values():
-        if cloze.replace(SLOT, subject) == filled:
+        if canonical(cloze.replace(SLOT, subject)) == asked:
             return identifier, cloze
     return "", ""
 
@@ -135,14 +137,14 @@ def find_cloze(filled: str, subject: str) -> tuple[str, str]:
 def split_on(template: str, text: str) -> str | None:
     """What stands for ``{}`` in a text made from this template, or None."""
     before, after = template.split(SLOT)
-    filled = text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after)
-    return text[len(before) : len(text) - len(after)] if filled else None
+    return between(text, before, after)
 
 
 def is_first_hop(prompt: str, edited: Edited) -> bool:
     """Whether a two-hop prompt goes through the edited fact first (Compositionality_I), not last (_II)."""
     phrase = PHRASES.get(edited.template, SLOT).replace(SLOT, edited.subject)
-    return phrase in prompt or (edited.subject in prompt and split_on(edited.template, prompt) is None)
+    of_subject = bool(find_all(prompt, edited.subject)) and split_on(edited.template, prompt) is None
+    return bool(find_all(prompt, phrase)) or of_subject
 
 
 def conditions_of(axis: RippleAxis, query: Query, edited: Edited) -> tuple[Query, ...] | None:
@@ -166,12 +168,12 @@ def conditions_of(axis: RippleAxis, query: Query, edited: Edited) -> tuple[Query
 def _first_hop(query: Query, edited: Edited) -> Query | None:
     """The second hop asked of the new object: "the currency in the country of X" -> "the currency in Syria"."""
     first, second, other = _idiom(query.prompt)
-    if first and (first, other) == (edited.relation, edited.subject):
+    if first and first == edited.relation and canonical(other) == canonical(edited.subject):
         return Query(prompt=_ask(second, edited.target_new), answers=query.answers)
     phrase = PHRASES.get(edited.template, "").replace(SLOT, edited.subject)
-    if not phrase or phrase not in query.prompt:
+    if not find_all(query.prompt, phrase):
         return None
-    return Query(prompt=query.prompt.replace(phrase, edited.target_new), answers=query.answers)
+    return Query(prompt=replace_all(query.prompt, phrase, edited.target_new), answers=query.answers)
 
 
 def _second_hop(query: Query, edited: Edited) -> Query | None:
@@ -190,10 +192,11 @@ def _second_hop(query: Query, edited: Edited) -> Query | None:
 
 def _logical(query: Query, edited: Edited) -> tuple[Query, ...] | None:
     """A country's continent asked of the new country; nothing where the new fact alone implies the answer."""
-    if edited.relation in ("COUNTRY", "CAPITAL_OF") and edited.subject in query.prompt:
+    if edited.relation in ("COUNTRY", "CAPITAL_OF") and find_all(query.prompt, edited.subject):
         prompt = query.prompt.replace("anthem that is most likely to be performed in", "anthem of")
-        return (Query(prompt=prompt.replace(edited.subject, edited.target_new), answers=query.answers),)
-    free = edited.relation in _FREE and query.prompt == _ask(_FREE[edited.relation], edited.target_new)
+        return (Query(prompt=replace_all(prompt, edited.subject, edited.target_new), answers=query.answers),)
+    next_hop = _ask(_FREE[edited.relation], edited.target_new) if edited.relation in _FREE else ""
+    free = canonical(query.prompt) == canonical(next_hop)
     return () if free or query.prompt.endswith(" still alive?") else None
 
 

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from mega_pl.edits.checks import check_type
 from mega_pl.edits.request import EditRequest
 
 PREFIXES = (
@@ -54,6 +55,7 @@ class PromptConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_type("`prefixes`", self.prefixes, int)
         if not 0 <= self.prefixes <= len(PREFIXES):
             raise ValueError(f"`prefixes` must lie in [0, {len(PREFIXES)}], but got {self.prefixes}.")
 

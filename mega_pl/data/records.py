@@ -4,15 +4,18 @@ A reader gives `read_cases` a function from one `Record` to one `EditCase`. What
 with a `ValueError` that names field, rule and value; `read_cases` puts the file and the record in front.
 """
 
-import json
-import re
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, get_args
 
-from mega_pl.edits.request import EditCase, Probe
+from mega_pl.data.files import read_values
+from mega_pl.edits.request import SLOT, EditCase, Probe
+from mega_pl.edits.routing.subjects import FUNCTION_WORDS
+from mega_pl.functional.text import canonical, find_all, is_unicode
 
 Item = TypeVar("Item")
 
@@ -28,7 +31,7 @@ class Cases(list[EditCase]):
 
     Args:
         cases: The cases.
-        refusals: For each record left out, its file, place, field and reason.
+        refusals: For each record left out, and each phrasing of one, its file, place, field and reason.
     """
 
     def __init__(self, cases: Iterable[EditCase] = (), refusals: Iterable[str] = ()) -> None:
@@ -51,17 +54,19 @@ class Record:
     Args:
         value: What the JSON file holds at this place.
         path: The fields that lead here, for messages; empty at the top of a record.
+        left_out: Where to add why texts are not in what its methods give; a list of its own by default.
 
     Raises:
         ValueError: If ``value`` is not an object.
     """
 
-    def __init__(self, value: object, path: str = "") -> None:
+    def __init__(self, value: object, path: str = "", left_out: list[str] | None = None) -> None:
         if not isinstance(value, Mapping):
             place = f"`{path}`" if path else "a record"
             raise ValueError(f"{place} must be a JSON object, but got {reprlib.repr(value)}.")
         self._fields = value
         self._path = path
+        self.left_out = [] if left_out is None else left_out
 
     def names(self) -> set[str]:
         """The names of the fields."""
@@ -72,7 +77,7 @@ class Record:
         for name in names:
             value = self._fields.get(name)
             if isinstance(value, str):
-                return value.strip()
+                return self._text(name, value)
             if value is not None:
                 raise self.refusal(name, "a string", value)
         if default is None:
@@ -83,8 +88,9 @@ class Record:
         """An id that the file writes as an integer or as a string."""
         value = self._fields.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | str):
-            raise self.refusal(name, "an integer or a string", value)
-        return str(value)
+            rule = "an integer of fewer digits" if isinstance(value, Decimal) else "an integer or a string"
+            raise self.refusal(name, rule, value)
+        return self._text(name, str(value))
 
     def flag(self, name: str) -> bool:
         """A truth value, false where the field is absent."""
@@ -108,20 +114,36 @@ class Record:
         lists = [[value] if isinstance(value, str) else value for value in self._list(name)]
         return [self._texts(f"{name}[{i}]", value, True) for i, value in enumerate(lists)]
 
+    def templates(self, name: str, subject: str) -> tuple[str, ...]:
+        """The different templates that a list of phrasings gives; those that give none are left out, and counted."""
+        return self._templates(name, self.texts(name), subject)
+
     def questions(self, name: str, subject: str) -> tuple[tuple[str, ...], ...]:
         """A list of questions, each a list of its phrasings, as templates; questions without one are left out."""
-        return tuple(templates for group in self.groups(name) if (templates := to_templates(group, subject)))
+        groups = (self._templates(f"{name}[{i}]", group, subject) for i, group in enumerate(self.groups(name)))
+        return tuple(templates for templates in groups if templates)
+
+    def _templates(self, name: str, texts: Iterable[str], subject: str) -> tuple[str, ...]:
+        found: list[str] = []
+        for i, text in enumerate(texts):
+            template = to_template(text, subject)
+            if template is None:
+                rule = f"a text in which {subject!r} stands exactly once"
+                self.left_out.append(str(self.refusal(f"{name}[{i}]", rule, text)))
+            else:
+                found.append(template)
+        return tuple(dict.fromkeys(found))
 
     def child(self, *names: str) -> "Record":
         """The object in the first of these fields that is there; empty without any."""
         name = self._first(names)
         value = self._fields.get(name)
-        return Record({} if value is None else value, self._at(name))
+        return Record({} if value is None else value, self._at(name), self.left_out)
 
     def children(self, *names: str) -> "list[Record]":
         """The list of objects in the first of these fields that is there; empty without any."""
         name = self._first(names)
-        return [Record(value, self._at(f"{name}[{i}]")) for i, value in enumerate(self._list(name))]
+        return [Record(value, self._at(f"{name}[{i}]"), self.left_out) for i, value in enumerate(self._list(name))]
 
     def refusal(self, name: str, rule: str, value: object) -> ValueError:
         """The error for a field that breaks a rule; None stands for a missing one."""
@@ -138,7 +160,12 @@ class Record:
         for i, text in enumerate(value or []):
             if not isinstance(text, str) or not (blank or text.strip()):
                 raise self.refusal(f"{name}[{i}]", "a string" if blank else "a string that is not blank", text)
-        return tuple(text.strip() for text in value or [])
+        return tuple(self._text(f"{name}[{i}]", text) for i, text in enumerate(value or []))
+
+    def _text(self, name: str, value: str) -> str:
+        if not is_unicode(value):
+            raise self.refusal(name, "whole characters, without half of a surrogate pair", value)
+        return value.strip()
 
     def _list(self, name: str) -> list[object]:
         value = self._fields.get(name)
@@ -154,71 +181,56 @@ def read_each(path: str | Path, parse: Callable[[Record, int], Item], on_bad: On
     """Read a JSON list of records, or one JSON object a line.
 
     Args:
-        path: The file, in UTF-8.
+        path: The file, in UTF-8, by itself or packed by gzip.
         parse: Makes something of a record and its 0-based index in the file; refuses with `ValueError`.
         on_bad: Whether a refused record raises, or is left out with a warning.
 
     Returns:
-        What was made, in file order, and the refusals, each with its file and place.
+        What was made, in file order, and why records and phrasings were left out, each with its file and place.
 
     Raises:
-        ValueError: If the file is not JSON or has no record, or (``on_bad="raise"``) at the first refused record.
+        ValueError: If there is no such file, it is of another kind or has no record, or (``on_bad="raise"``) at the
+            first refused record.
     """
     if on_bad not in get_args(OnBad):
         raise ValueError(f"`on_bad` must be one of {', '.join(get_args(OnBad))}, but got {on_bad!r}.")
     found: list[Item] = []
     refusals: list[str] = []
-    for index, (place, value) in enumerate(_load(Path(path))):
+    left_out: list[str] = []
+    for index, (place, value) in enumerate(read_values(Path(path))):
         try:
-            found.append(parse(Record(value), index))
+            if isinstance(value, ValueError):
+                raise value
+            record = Record(value)
+            found.append(parse(record, index))
+            left_out += (f"{path}, {place}: {reason}" for reason in record.left_out)
         except ValueError as error:
             refusals.append(f"{path}, {place}: {error}")
             if on_bad == "raise":
                 raise ValueError(refusals[0]) from error
-    if refusals:
-        warnings.warn(f"Left out {len(refusals)} of the records; the first was {refusals[0]}", stacklevel=4)
-    return found, refusals
+    reasons = [*refusals, *left_out]
+    if reasons:
+        counts = ((len(refusals), "of the records"), (len(left_out), "of the phrasings"))
+        told = " and ".join(f"{count} {things}" for count, things in counts if count)
+        warnings.warn(f"Left out {told}; the first was {reasons[0]}", stacklevel=4)
+    return found, reasons
 
 
-def read_cases(path: str | Path, parse: Callable[[Record, int], EditCase], on_bad: OnBad) -> Cases:
-    """Read a file of edits, whose ids have to differ; see `read_each`."""
+def read_cases(path: str | Path, parse: Callable[[Record, int], EditCase | Sequence[EditCase]], on_bad: OnBad) -> Cases:
+    """Read a file of edits, one or several a record, whose ids have to differ; see `read_each`."""
     ids: set[str] = set()
 
-    def parse_once(record: Record, index: int) -> EditCase:
-        case = parse(record, index)
-        if case.request.edit_id in ids:
-            raise ValueError(f"the edit id must be unique in a file, but {case.request.edit_id!r} came before.")
-        ids.add(case.request.edit_id)
-        return case
+    def parse_once(record: Record, index: int) -> list[EditCase]:
+        parsed = parse(record, index)
+        cases = [parsed] if isinstance(parsed, EditCase) else list(parsed)
+        for case in cases:
+            if case.request.edit_id in ids:
+                raise ValueError(f"the edit id must be unique in a file, but {case.request.edit_id!r} came before.")
+        ids.update(case.request.edit_id for case in cases)
+        return cases
 
-    return Cases(*read_each(path, parse_once, on_bad))
-
-
-def _load(path: Path) -> Iterator[tuple[str, object]]:
-    """Pairs of a place ("record 0", "line 1") and what stands there."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: the file must be UTF-8, but {error.reason} at byte {error.start}.") from error
-    if not text.strip():
-        raise ValueError(f"{path}: the file must hold at least one record, but it is empty.")
-    if text.lstrip().startswith("["):
-        records = _decode(text, f"{path}")
-        if not isinstance(records, list) or not records:
-            raise ValueError(f"{path}: the list must hold at least one record, but it is empty.")
-        yield from ((f"record {i}", record) for i, record in enumerate(records))
-        return
-    # not splitlines(): it would also cut at separators that JSON allows inside a string
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", _decode(line, f"{path}, line {number}")
-
-
-def _decode(text: str, where: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: must be a JSON list of records or one JSON object a line, but {error}.") from error
+    found, reasons = read_each(path, parse_once, on_bad)
+    return Cases(chain.from_iterable(found), reasons)
 
 
 def probe(prompt: str, answers: Iterable[str], condition: tuple[str, tuple[str, ...]] = ("", ())) -> Probe:
@@ -230,16 +242,21 @@ def probe(prompt: str, answers: Iterable[str], condition: tuple[str, tuple[str, 
 def to_template(text: str, subject: str) -> str | None:
     """The text with ``{}`` for the subject, or None where the subject does not stand in it exactly once.
 
+    The subject may be spelt in any way that `find_all` knows; where it also stands as it is written, only that counts.
     A text that is a template already stays as it is.
 
     >>> to_template("The capital of France is", "France")
     'The capital of {} is'
     """
-    if text.count("{}") == 1:
+    if text.count(SLOT) == 1:
         return text
-    # whole words only, so that "Iran" is not found in "Iranian"; ASCII, so that scripts without spaces work too
-    parts = re.split(rf"(?<!\w){re.escape(subject)}(?!\w)", text, flags=re.ASCII)
-    return "{}".join(parts) if len(parts) == 2 and "{}" not in text else None
+    found, written = find_all(text, subject), find_all(text, subject, case=True)
+    if written or canonical(subject) in FUNCTION_WORDS:  # "US" is not in "Tell us"
+        found = written
+    if len(found) != 1 or SLOT in text:
+        return None
+    ((start, end),) = found
+    return text[:start] + SLOT + text[end:]
 
 
 def to_templates(texts: Iterable[str], subject: str) -> tuple[str, ...]:

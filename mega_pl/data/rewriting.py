@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from mega_pl.backbone import Dtype
 from mega_pl.data.records import to_template
 from mega_pl.edits.request import EditRequest
+from mega_pl.functional.text import canonical, find_all
 
 INSTRUCTION = (
     "Here is the beginning of a sentence: {prompt}\n"
@@ -44,12 +45,13 @@ def read_rewrites(text: str, request: EditRequest) -> tuple[str, ...]:
 
 def _template(line: str, request: EditRequest) -> str | None:
     words = _GAP.sub("", _MARK.sub("", line).strip(_QUOTES))
-    words = re.sub(rf"\s+{re.escape(request.target_true)}\.?$", "", words)
+    ends = [start for start, end in find_all(words, request.target_true, case=True) if words[end:] in ("", ".")]
+    words = words[: ends[-1]].rstrip() if ends else words
     template = to_template(words, request.subject)
     if template is None or not _UNFINISHED.search(template):
         return None
     # looked for outside the subject, which may hold the object: a Ferrari is made by Ferrari
-    told = any(target.casefold() in template.casefold() for target in (request.target_true, request.target_new))
+    told = any(canonical(target) in canonical(template) for target in (request.target_true, request.target_new))
     return None if told else template
 
 

@@ -11,6 +11,7 @@ from mega_pl.data.popular import CLOZES, Edited, find_cloze
 from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
 from mega_pl.data.ripple import aliases, probes, query, ripple_test
 from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
+from mega_pl.functional.text import between
 
 _SPELLINGS = {"Relation_Specificity": "Relation_Specifity"}
 """The benchmark's description spells one list otherwise than its code."""
@@ -90,10 +91,11 @@ def _labels(edit: Record, ask: AskModel | None) -> _Labels:
         raise ValueError("`edit.original_fact` must tell the object before, but is missing; give `ask` to ask a model.")
     original = fact.text("prompt").removesuffix(".") if ask is None else ""
     new = edit.text("target_new", "target", default="")
-    if new and not sentence.endswith(f" {new}"):
+    shared = between(sentence, "", f" {new}") if new else None
+    if new and shared is None:
         raise ValueError(f"`edit.prompt` must end with the new object {new!r}, but got {sentence!r}.")
     told = _read_off(relation, sentence, original)
-    cloze = edit.text("cloze", default=sentence.removesuffix(f" {new}") if new else told.cloze)
+    cloze = edit.text("cloze", default=told.cloze if shared is None else shared)
     true = fact.text("ground_truth", "target", default=told.target_true) if ask is None else ask(cloze)
     labels = _Labels(cloze, edit.text("subject", default=told.subject), new or told.target_new, true)
     if not labels.subject:

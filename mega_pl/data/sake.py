@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from mega_pl.edits.checks import check_type
 from mega_pl.edits.request import EditCase, Probe
+from mega_pl.functional.text import canonical
 
 SakeMetric = Literal["acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa"]
 
@@ -55,6 +57,7 @@ def sake_tests(case: EditCase) -> tuple[Test, ...]:
     DII doubt the edit; RS, CI, CII and SA are the case's probes. The condition of SA is that the bare model gives the
     old object under the alias: RippleEdits asks for the new one, which no model knows before the edit.
     """
+    check_type("`case`", case, EditCase)
     return tuple(_tests(case))
 
 
@@ -77,7 +80,8 @@ def _tests(case: EditCase) -> Iterator[Test]:
 
 def _knowing_the_alias(probe: Probe, true: str) -> Probe:
     """The probe with a condition that asks for the old object; one that already does is kept."""
-    if probe.condition_answers and not set(probe.condition_answers) & set(probe.answers):
+    right = set(map(canonical, probe.answers))
+    if probe.condition_answers and right.isdisjoint(map(canonical, probe.condition_answers)):
         return probe
     return Probe(prompt=probe.prompt, answers=probe.answers, condition_prompt=probe.prompt, condition_answers=(true,))
 

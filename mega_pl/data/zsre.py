@@ -5,6 +5,7 @@ from pathlib import Path
 from mega_pl.data.easyedit import portability
 from mega_pl.data.records import Cases, OnBad, Record, read_cases, to_template
 from mega_pl.edits.request import EditCase, EditRequest, Probe
+from mega_pl.functional.text import canonical
 
 
 def read_zsre(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
@@ -43,7 +44,7 @@ def _case(record: Record, index: int) -> EditCase:
         prompt=template,
         subject=subject,
         target_new=new,
-        target_true=next((answer for answer in answers if answer != new), new),
+        target_true=next((answer for answer in answers if canonical(answer) != canonical(new)), new),
     )
     local = record.text("loc", default="")
     return EditCase(

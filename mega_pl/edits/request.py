@@ -4,10 +4,14 @@ Readers and callers build these; malformed input is refused here and nowhere lat
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, get_args
+
+from mega_pl.edits.checks import check_text, check_texts, check_tuple, check_type
+from mega_pl.functional.text import canonical
 
 SLOT = "{}"
 
@@ -22,23 +26,8 @@ RippleAxis = Literal[
 """The six lists of tests of RippleEdits (arXiv:2307.12976), as its files spell them."""
 
 
-def _check_text(name: str, value: object) -> str:
-    """Give the text without the white space around it; refuse what is then empty."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, but got {type(value).__name__}: {value!r}.")
-    if not value.strip():
-        raise ValueError(f"{name} must not be blank, but got {value!r}.")
-    return value.strip()
-
-
-def _check_texts(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, tuple):
-        raise TypeError(f"{name} must be a tuple, but got {type(value).__name__}: {value!r}.")
-    return tuple(_check_text(name, item) for item in value)
-
-
 def _check_templates(name: str, value: object) -> tuple[str, ...]:
-    templates = _check_texts(name, value)
+    templates = check_texts(name, value)
     for template in templates:
         if template.count(SLOT) != 1:
             raise ValueError(f"{name} must hold exactly one {SLOT} for the subject, but got {template!r}.")
@@ -49,7 +38,8 @@ def _check_templates(name: str, value: object) -> tuple[str, ...]:
 class EditRequest:
     """One fact to be changed, with whatever may be used to fit the change.
 
-    White space around the texts is dropped: answers follow a prompt after exactly one space.
+    White space around the texts is dropped: answers follow a prompt after exactly one space. Else they are kept as they
+    are written, and compared as `canonical` in `mega_pl.functional.text` has them.
 
     Args:
         prompt: Template with one `{}` for the subject, to be continued by the object.
@@ -65,7 +55,7 @@ class EditRequest:
 
     Raises:
         TypeError: A text is not a str, or a group of texts not a tuple of them.
-        ValueError: A text is blank, a template has not exactly one `{}`, or both targets are the same.
+        ValueError: A text is blank, a template has not exactly one `{}`, or both targets are one text.
 
     Example:
         >>> from dataclasses import replace
@@ -90,23 +80,30 @@ class EditRequest:
     edit_id: str = ""
 
     def __post_init__(self) -> None:
-        if self.edit_id == "" and isinstance(self.prompt, str) and isinstance(self.subject, str):
-            words = re.findall(r"\w+", self.prompt.replace(SLOT, self.subject).casefold())
+        if self.edit_id == "":
+            filled = check_text("`prompt`", self.prompt).replace(SLOT, check_text("`subject`", self.subject))
+            words = re.findall(r"\w+", unicodedata.normalize("NFC", canonical(filled)))
             object.__setattr__(self, "edit_id", "-".join(words))
-        owner = f"of edit {_check_text('`edit_id`', self.edit_id)!r}"
+        owner = f"of edit {check_text('`edit_id`', self.edit_id)!r}"
         for name in ("edit_id", "prompt", "subject", "target_new", "target_true"):
-            object.__setattr__(self, name, _check_text(f"`{name}` {owner}", getattr(self, name)))
+            object.__setattr__(self, name, check_text(f"`{name}` {owner}", getattr(self, name)))
+        check_type(f"`relation` {owner}", self.relation, str)
         _check_templates(f"`prompt` {owner}", (self.prompt,))
         object.__setattr__(self, "phrasings", _check_templates(f"`phrasings` {owner}", self.phrasings))
-        names = dict.fromkeys(_check_texts(f"`aliases` {owner}", self.aliases))
+        names = dict.fromkeys(check_texts(f"`aliases` {owner}", self.aliases))
         object.__setattr__(self, "aliases", tuple(name for name in names if name != self.subject))
         for name in ("implications", "contrasts"):
-            groups = tuple(_check_templates(f"`{name}` {owner}", group) for group in getattr(self, name))
+            given = check_tuple(f"`{name}` {owner}", getattr(self, name), object)
+            groups = tuple(_check_templates(f"`{name}` {owner}", group) for group in given)
             if not all(groups):
                 raise ValueError(f"`{name}` {owner} must give each question a phrasing, but one has none.")
             object.__setattr__(self, name, groups)
-        if self.target_new == self.target_true:
-            raise ValueError(f"`target_new` {owner} must differ from `target_true`, but both are {self.target_new!r}.")
+        if canonical(self.target_new) == canonical(self.target_true):
+            same = self.target_new == self.target_true
+            spelt = "" if same else f", also spelt {self.target_true!a}; case, apostrophes, spaces and NFD do not count"
+            raise ValueError(
+                f"`target_new` {owner} must differ from `target_true`, but both are {self.target_new!r}{spelt}."
+            )
 
     @property
     def filled(self) -> str:
@@ -135,10 +132,11 @@ class Probe:
     condition_answers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_text("`prompt`", self.prompt)
-        if not _check_texts(f"`answers` of probe {self.prompt!r}", self.answers):
+        check_text("`prompt`", self.prompt)
+        check_type(f"`condition_prompt` of probe {self.prompt!r}", self.condition_prompt, str)
+        if not check_texts(f"`answers` of probe {self.prompt!r}", self.answers):
             raise ValueError(f"`answers` of probe {self.prompt!r} must hold at least one answer, but got none.")
-        _check_texts(f"`condition_answers` of probe {self.prompt!r}", self.condition_answers)
+        check_texts(f"`condition_answers` of probe {self.prompt!r}", self.condition_answers)
         if bool(self.condition_prompt.strip()) != bool(self.condition_answers):
             raise ValueError(
                 f"`condition_prompt` and `condition_answers` of probe {self.prompt!r} must be given together or not "
@@ -163,10 +161,11 @@ class Query:
     answers: tuple[tuple[str, ...], ...]
 
     def __post_init__(self) -> None:
-        _check_text("`prompt`", self.prompt)
-        groups = [_check_texts(f"`answers` of query {self.prompt!r}", group) for group in self.answers]
+        check_text("`prompt`", self.prompt)
+        name = f"`answers` of query {self.prompt!r}"
+        groups = [check_texts(name, group) for group in check_tuple(name, self.answers, object)]
         if not groups or not all(groups):
-            raise ValueError(f"`answers` of query {self.prompt!r} must give every entity a name, but got {groups}.")
+            raise ValueError(f"{name} must give every entity a name, but got {groups}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +180,7 @@ class RippleTest:
         filterable: Whether `conditions` is complete; not where a copy of the data lost some that no rule rebuilds.
 
     Raises:
+        TypeError: If queries or conditions are not a tuple of them.
         ValueError: If the axis is unknown, or there is no query.
     """
 
@@ -193,6 +193,8 @@ class RippleTest:
     def __post_init__(self) -> None:
         if self.axis not in get_args(RippleAxis):
             raise ValueError(f"`axis` must be one of {', '.join(get_args(RippleAxis))}, but got {self.axis!r}.")
+        for name in ("queries", "conditions"):
+            check_tuple(f"`{name}` of a test of {self.axis}", getattr(self, name), Query)
         if not self.queries:
             raise ValueError(f"`queries` of a test of {self.axis} must hold at least one query, but got none.")
 
@@ -216,7 +218,7 @@ class EditCase:
         ripple: The tests of RippleEdits, complete.
 
     Raises:
-        TypeError: A prompt is not a str.
+        TypeError: The request, a prompt, a probe or a test is of another type, or several are not a tuple.
         ValueError: A prompt is blank.
     """
 
@@ -234,20 +236,28 @@ class EditCase:
     ripple: tuple[RippleTest, ...] = ()
 
     def __post_init__(self) -> None:
+        check_type("`request` of a case", self.request, EditRequest)
         for name in ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts"):
-            _check_texts(f"`{name}` of edit {self.request.edit_id!r}", getattr(self, name))
+            check_texts(f"`{name}` of edit {self.request.edit_id!r}", getattr(self, name))
+        hops = ("relation_specificity", "compositionality_1", "compositionality_2")
+        for name in (*hops, "subject_aliasing", "locality", "portability"):
+            check_tuple(f"`{name}` of edit {self.request.edit_id!r}", getattr(self, name), Probe)
+        check_tuple(f"`ripple` of edit {self.request.edit_id!r}", self.ripple, RippleTest)
 
 
 def check_requests(requests: Sequence[EditRequest]) -> None:
     """Refuse requests that cannot be in force together.
 
     Raises:
+        TypeError: If they are not a sequence of requests.
         ValueError: If there is none, an id comes twice, one fact gets two objects, or an alias is another's subject.
     """
+    check_type("`edits`", requests, Sequence)
     if not requests:
         raise ValueError("`edits` must hold at least one edit, but got none.")
     ids: set[str] = set()
     for request in requests:
+        check_type("an item of `edits`", request, EditRequest)
         if request.edit_id in ids:
             raise ValueError(f"`edits` must have different ids, but got {request.edit_id!r} more than once.")
         ids.add(request.edit_id)
@@ -261,10 +271,10 @@ def conflicts(requests: Sequence[EditRequest]) -> dict[int, str]:
     found: dict[int, str] = {}
     facts: dict[tuple[str, str], EditRequest] = {}
     for i, request in enumerate(requests):
-        subject = " ".join(request.subject.casefold().split())
-        keys = [(subject, request.prompt), (subject, request.relation or request.prompt)]
+        subject, prompt = canonical(request.subject), canonical(request.prompt)
+        keys = [(subject, prompt), (subject, request.relation or prompt)]
         first = next((facts[key] for key in keys if key in facts), request)
-        if first.target_new == request.target_new:
+        if canonical(first.target_new) == canonical(request.target_new):
             facts |= dict.fromkeys(keys, request)
         else:
             found[i] = (
@@ -276,13 +286,14 @@ def conflicts(requests: Sequence[EditRequest]) -> dict[int, str]:
 
 def shared_names(requests: Sequence[EditRequest]) -> dict[int, dict[str, str]]:
     """By index of a request those of its aliases that are the subject of another, each with the reason."""
-    subjects = {request.subject: request.edit_id for request in requests}
+    subjects = {canonical(request.subject): request.edit_id for request in requests}
     found: dict[int, dict[str, str]] = {}
     for i, request in enumerate(requests):
         for alias in request.aliases:
-            if alias in subjects:
+            name = canonical(alias)
+            if name in subjects and name != canonical(request.subject):
                 found.setdefault(i, {})[alias] = (
                     f"`aliases` of edit {request.edit_id!r} must not be the subject of another edit, but {alias!r} is "
-                    f"that of {subjects[alias]!r}; leave it out."
+                    f"that of {subjects[name]!r}; leave it out."
                 )
     return found

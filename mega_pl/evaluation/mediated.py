@@ -21,6 +21,7 @@ from mega_pl.edits.request import SLOT
 from mega_pl.evaluation.generation import new_names
 from mega_pl.evaluation.next_token import NextToken, next_tokens
 from mega_pl.evaluation.trials import Trial, measured
+from mega_pl.functional.text import between, canonical
 from mega_pl.metrics.functional import first_token_hits
 from mega_pl.metrics.mediated import MediatedKind, same_tokens
 from mega_pl.metrics.scores import Score, rate_score
@@ -82,14 +83,13 @@ def other_subjects(case: EditCase) -> tuple[str, ...]:
     request = case.request
     templates = (request.prompt, *request.phrasings, *to_templates(case.paraphrase_prompts, request.subject))
     found = (_subject(text, template) for text in case.neighborhood_prompts for template in templates)
-    return tuple(dict.fromkeys(subject for subject in found if subject and subject != request.subject))
+    return tuple(dict.fromkeys(s for s in found if s and canonical(s) != canonical(request.subject)))
 
 
 def _subject(text: str, template: str) -> str:
     """What fills a template to give a text; empty where nothing does."""
     start, end = template.split(SLOT)
-    fits = text.startswith(start) and text.endswith(end) and len(text) > len(start) + len(end)
-    return text[len(start) : len(text) - len(end)].strip() if fits else ""
+    return (between(text, start, end) or "").strip()
 
 
 def ask_mediated(backbone: Backbone, edited: Edited, tests: Sequence[MediatedTest]) -> list[NextToken]:

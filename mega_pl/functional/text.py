@@ -1,16 +1,48 @@
-"""Text statistics: how varied a text is, how near two texts are, and where a text names something."""
+"""Texts: how they are compared, how varied and how near they are, and where one names something."""
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 _TERM = re.compile(r"\b\w\w+\b")
+_SPELLINGS = {
+    "'": "’‘ʼ`´′\uff07",
+    '"': "“”„″\uff02",
+    "-": "‐‑\u2012–—−",
+    "": "\u00ad\u200b\u2060\ufeff",  # soft hyphen, zero-width space, word joiner, byte order mark
+}
+_PLAIN = str.maketrans({mark: plain for plain, marks in _SPELLINGS.items() for mark in marks})
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'\u201d\u2019)\]]*(?=\s|$)|\n")
+
+
+def canonical(text: str, *, case: bool = False) -> str:
+    """The form in which texts are compared; for use, they are kept as they were written.
+
+    It is the same for composed and decomposed letters (NFC, NFD), for all kinds of apostrophes, quotes, dashes and
+    spaces, with and without invisible marks, and, unless case counts, for small and capital letters.
+
+    >>> canonical("L\u2019\u00cele\u00a0de") == canonical("l'i\u0302le  de")
+    True
+
+    Args:
+        text: any text.
+        case: whether case counts.
+    """
+    plain = unicodedata.normalize("NFD", text).translate(_PLAIN)
+    return " ".join(unicodedata.normalize("NFD", plain if case else plain.casefold()).split())
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written and tokenised: it holds no half of a surrogate pair."""
+    return _LONE_SURROGATE.search(text) is None
 
 
 def words(text: str) -> list[str]:
@@ -94,18 +126,59 @@ class Tfidf:
         return sum(weight * b.get(term, 0.0) for term, weight in a.items()) / norm if norm else 0.0
 
 
+def find_all(text: str, name: str, *, case: bool = False) -> list[tuple[int, int]]:
+    """Where a text holds a name in any of the spellings that `canonical` takes for one: starts and ends.
+
+    A name has to be whole as to ASCII letters and digits, so that "Rome" is not found in "Romeo", while scripts that
+    put no spaces between words work too.
+
+    Args:
+        text: where to look.
+        name: what to find.
+        case: whether case counts.
+    """
+    wanted = canonical(name, case=case)
+    if not wanted or wanted not in canonical(text, case=case):
+        return []
+    plain, places = _placed(text, case)
+    spans = (match.span() for match in re.finditer(rf"(?<!\w){re.escape(wanted)}(?!\w)", plain, re.ASCII))
+    return [(places[start], places[end]) for start, end in spans if start in places and end in places]
+
+
+def replace_all(text: str, name: str, new: str, *, case: bool = False) -> str:
+    """The text with another one in place of a name wherever `find_all` finds that."""
+    for start, end in reversed(find_all(text, name, case=case)):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def between(text: str, start: str, end: str) -> str | None:
+    """What a text holds between its start and its end, whose spelling does not count; None if it has others.
+
+    It is empty where only the space is there that parts the two.
+
+    >>> between("the mother of Ann is", "The mother of ", " is")
+    'Ann'
+    """
+    plain, places = _placed(text, False)
+    (head, _), (tail, _) = _placed(start, False), _placed(end, False)
+    if head.endswith(" ") and plain == head + tail.removeprefix(" "):
+        return ""
+    first, last = len(head), len(plain) - len(tail)
+    fits = first < last and plain.startswith(head) and plain.endswith(tail) and first in places and last in places
+    return text[places[first] : places[last]] if fits else None
+
+
 def find_name(text: str, names: Sequence[str]) -> tuple[int, int] | None:
     """Where a text first names something: start and end of the earliest of some names, the longest of those.
 
-    Case counts. A name has to be whole as to ASCII letters and digits, so that "Rome" is not found in "Romeo", while
-    scripts that put no spaces between words work too.
+    Names are found as `find_all` does where case counts.
 
     >>> find_name("Romeo lives in Rome, Italy", ["Rome", "Rome, Italy"])
     (15, 26)
     """
-    found = [match for name in names if (match := re.search(_whole(name), text, re.ASCII))]
-    spans = sorted((match.span() for match in found), key=lambda span: (span[0], -span[1]))
-    return spans[0] if spans else None
+    found = [span for name in names for span in find_all(text, name, case=True)]
+    return min(found, key=lambda span: (span[0], -span[1]), default=None)
 
 
 def starts_with_name(text: str, names: Sequence[str]) -> bool:
@@ -133,7 +206,7 @@ def sentence_end(text: str) -> int:
 def without_names(text: str, names: Sequence[str]) -> str:
     """The text with a line break in place of each of some names, the longest first."""
     for name in sorted(names, key=len, reverse=True):
-        text = re.sub(_whole(name), "\n", text, flags=re.ASCII)
+        text = replace_all(text, name, "\n", case=True)
     return text
 
 
@@ -141,5 +214,30 @@ def _terms(text: str) -> list[str]:
     return _TERM.findall(text.lower())
 
 
-def _whole(name: str) -> str:
-    return rf"(?<!\w){re.escape(name)}(?!\w)"
+@lru_cache(maxsize=4096)
+def _placed(text: str, case: bool) -> tuple[str, dict[int, int]]:
+    """The canonical text, with spaces at its ends, and by place in it that of the same character in the text."""
+    parts: list[str] = []
+    places: dict[int, int] = {}
+    read = written = 0
+    for letter in _letters(text):
+        part = canonical(letter, case=case)
+        if letter.isspace() and parts[-1:] != [" "]:
+            part = " "
+        places[written] = read
+        read += len(letter)
+        if part:
+            parts.append(part)
+            written += len(part)
+    return "".join(parts), {**places, written: read}
+
+
+def _letters(text: str) -> Iterator[str]:
+    """The characters of a text, each with the marks upon it and the jamo that go on its syllable."""
+    start = 0
+    for i, character in enumerate(text):
+        if i > start and not (unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"):
+            yield text[start:i]
+            start = i
+    if text:
+        yield text[start:]

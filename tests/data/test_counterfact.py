@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -44,24 +45,41 @@ def test_all_real_records_parse(shared_data: Path) -> None:
 
 def test_the_extra_lists_become_templates(write_json: Callable[[object], Path]) -> None:
     sources = ["The capital of France is", "France has its capital in", "Its capital is", "France has its capital in"]
-    case = read_counterfact(
-        write_json(
-            [
-                record(
-                    source_list=sources,
-                    implication_list=["The mayor of the capital of France is"],
-                    contrast_list=[
-                        ["France lies in", "{} is part of", "Nothing"],
-                        "The president of {} is",
-                        ["Nothing"],
-                    ],
-                )
-            ]
+    rich = record(
+        source_list=sources,
+        implication_list=["The mayor of the capital of France is"],
+        contrast_list=[["France lies in", "{} is part of", "Nothing"], "The president of {} is", ["None"]],
+    )
+    path = write_json([rich])
+    with pytest.warns(UserWarning, match="Left out 3 of the phrasings; .*record 0: `source_list.2.`") as warned:
+        (case,) = cases = read_counterfact(path)
+    assert warned[0].filename == __file__
+    assert cases.refusals == tuple(
+        f"{path}, record 0: `{field}` must be a text in which 'France' stands exactly once, but got {text!r}."
+        for field, text in (
+            ("source_list[2]", "Its capital is"),
+            ("contrast_list[0][2]", "Nothing"),
+            ("contrast_list[2][0]", "None"),
         )
-    )[0]
+    )
     assert case.request.phrasings == ("The capital of {} is", "{} has its capital in")  # without the repetition
     assert case.request.implications == (("The mayor of the capital of {} is",),)
     assert case.request.contrasts == (("{} lies in", "{} is part of"), ("The president of {} is",))
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_phrasings_in_another_unicode_form_are_kept_as_written(
+    write_json: Callable[[object], Path], form: Literal["NFC", "NFD"], other: Literal["NFC", "NFD"]
+) -> None:
+    rewrite = {**record()["requested_rewrite"], "subject": unicodedata.normalize(form, "Fr\u00e9d\u00e9ric O'Neill")}
+    texts = [
+        unicodedata.normalize(other, f"Fr\u00e9d\u00e9ric O\u2019Neill{end}")
+        for end in ("\u2019s caf\u00e9 is in", " lives in")
+    ]
+    path = write_json([record(requested_rewrite=rewrite, source_list=texts, contrast_list=[texts[:1]])])
+    request = read_counterfact(path)[0].request
+    assert request.phrasings == (unicodedata.normalize(other, "{}\u2019s caf\u00e9 is in"), "{} lives in")
+    assert request.contrasts == (request.phrasings[:1],)
 
 
 def test_a_record_without_evaluation_prompts_is_an_edit_all_the_same(write_json: Callable[[object], Path]) -> None:

@@ -118,6 +118,8 @@ def test_files_about_the_same_edits_are_joined(tmp_path, edits_file):
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, but got 0"):
         EditDataModule(**{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"^`{name}` must be an int, but got str: '3'"):
+        EditDataModule(**{name: "3"})  # type: ignore[arg-type]
 
 
 def test_data_from_nowhere_is_refused(tmp_path):
@@ -125,6 +127,8 @@ def test_data_from_nowhere_is_refused(tmp_path):
         EditDataModule().setup("fit")
     with pytest.raises(ValueError, match=r"data must come from a file, but there is no .*missing\.jsonl"):
         EditDataModule(edits=str(tmp_path / "missing.jsonl")).setup("fit")
+    with pytest.raises(ValueError, match=r"data must come from a file, but '.*' is a folder; name a file in it"):
+        EditDataModule(edits=str(tmp_path)).setup("fit")
 
 
 def test_a_malformed_record_ends_the_run_or_is_left_out(edits_file):

@@ -37,6 +37,8 @@ def test_a_flat_record_is_a_case(write_json: Callable[[object], Path]) -> None:
 
 def test_a_rephrase_that_repeats_the_prompt_is_no_paraphrase(write_json: Callable[[object], Path]) -> None:
     assert read_easyedit(write_json([{**FLAT, "rephrase_prompt": FLAT["prompt"]}]))[0].paraphrase_prompts == ()
+    respelt = {**FLAT, "rephrase_prompt": "Ann\u00a0Lee plays  the"}
+    assert read_easyedit(write_json([respelt]))[0].paraphrase_prompts == ()
 
 
 def test_the_object_before_a_new_fact_is_asked_of_a_model(write_json: Callable[[object], Path]) -> None:

@@ -49,3 +49,9 @@ def test_an_id_twice_on_one_side_is_refused() -> None:
 def test_the_two_real_forms_of_popular_join(ripples: list[EditCase], knowedits: list[EditCase]) -> None:
     joined = join(ripples, knowedits)
     assert [case.request for case in joined] == [case.request for case in ripples]
+
+
+def test_an_edit_in_two_spellings_is_the_same_in_both() -> None:
+    ours = EditCase(request=replace(REQUEST, subject="Ren\u00e9 O'Neill"))
+    theirs = EditCase(request=replace(REQUEST, subject="RENE\u0301\u00a0O\u2019Neill", target_true="italy"))
+    assert join([ours], [theirs]) == [ours]

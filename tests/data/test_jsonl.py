@@ -65,7 +65,9 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     probes = {axis: [probe] for axis in PROBES}
     query = {"prompt": "p", "answers": [["a", "b"], ["c"]]}
     ripple = {"ripple": [{"axis": "Forgetfulness", "queries": [query, query], "conditions": [query], "every": True}]}
-    case = read_jsonl(save(tmp_path, {**EDIT, "edit_id": 3, "relation": "P36", **more, **asked, **probes, **ripple}))[0]
+    path = save(tmp_path, {**EDIT, "edit_id": 3, "relation": "P36", **more, **asked, **probes, **ripple})
+    with pytest.warns(UserWarning, match="Left out 2 of the phrasings; .*line 1: `implications.0..1.` must"):
+        (case,) = read_jsonl(path)
     assert case.request.edit_id == "3"
     assert case.request.relation == "P36"
     assert case.request.phrasings == ("{} has its capital in",)

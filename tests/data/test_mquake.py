@@ -78,3 +78,15 @@ def test_malformed_records_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"record 0: {message}")):
         read_mquake(write_json([{**RECORD, **changes}]))
+
+
+def test_a_case_id_that_comes_twice_is_refused_or_left_out(write_json: Callable[[object], Path]) -> None:
+    path = write_json([RECORD, {**RECORD, "case_id": 13}, RECORD])
+    message = f"{path}, record 2: the edit id must be unique in a file, but '12-0' came before."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_mquake(path)
+    with pytest.warns(UserWarning, match="Left out 1 of the records") as warned:
+        cases = read_mquake(path, on_bad="skip")
+    assert warned[0].filename == __file__
+    assert [case.request.edit_id for case in cases] == ["12-0", "12-1", "13-0", "13-1"]
+    assert cases.refusals == (message,)

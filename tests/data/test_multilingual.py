@@ -41,6 +41,15 @@ def test_a_record_is_joined_by_its_id(case, write_json):
     assert [t.language for t in both.translations] == ["de", "fr"]
 
 
+def test_names_may_be_spelt_otherwise(case, write_json):
+    english = {**ENGLISH, "subject": "FRANCE", "old": "Paris\u00a0"}
+    (joined,) = add_translations([case], write_json([{"en": english, "de": GERMAN}]), "de")
+    assert isinstance(joined, TranslatedCase)
+    assert len(joined.translations) == 1
+    with pytest.raises(ValueError, match="`new` must differ from `true` in de, but both are 'paris'"):
+        add_translations([case], write_json([{"en": english, "de": {**GERMAN, "alt": "paris"}}]), "de")
+
+
 def test_malformed_records_are_refused(case, write_json):
     def add(record: object, language: str = "de", on_bad: str = "raise"):
         return add_translations([case], write_json([record]), language, on_bad=on_bad)  # type: ignore[arg-type]

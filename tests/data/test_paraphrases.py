@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from statistics import median
+from typing import Literal
 
 import pytest
 
@@ -95,6 +97,23 @@ def test_an_unknown_relation_has_its_own_phrasings_only() -> None:
 )
 def test_what_an_evaluation_asks_is_left_out(prompt: str) -> None:
     assert phrasings_for(REQUEST, exclude=[prompt]) == tuple(t for t in BANK if t != "The birthplace of {} is")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["Ren\u00e9 O'Neill", "Ren\u00e9\u00a0O\u2019NEILL"])
+def test_what_an_evaluation_asks_in_another_spelling_is_left_out(form: Literal["NFC", "NFD"], name: str) -> None:
+    request = replace(REQUEST, subject="Ren\u00e9 O'Neill", implications=())
+    prompt = unicodedata.normalize(form, f"A dog barked. The birthplace\u00a0of {name} is")
+    assert phrasings_for(request, exclude=[prompt]) == tuple(t for t in BANK if t != "The birthplace of {} is")
+    prompt = prompt.replace("The birth", "The country to which the birth").replace(" is", " belongs is")
+    assert implications_for(request, exclude=[prompt]) == IMPLIED[1:]
+
+
+def test_prompts_and_cases_of_another_type_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"^`exclude` must hold prompts, but got str: 'a'; write \['a'\]\.$"):
+        phrasings_for(REQUEST, exclude="a")
+    with pytest.raises(TypeError, match=r"^`case` must be an EditCase, but got EditRequest: "):
+        evaluation_prompts(REQUEST)  # type: ignore[arg-type]
 
 
 def test_what_an_evaluation_asks_under_an_alias_is_left_out() -> None:

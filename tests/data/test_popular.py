@@ -451,3 +451,29 @@ def test_malformed_knowedit_records_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"record 0: {message}")):
         read_knowedit(write_json([knowedit(**changes)]))
+
+
+def test_names_are_found_in_any_spelling(write_json: Callable[[object], Path]) -> None:
+    named, spelt = "Ren\u00e9 O'Neill", "Rene\u0301\u00a0O\u2019Neill"
+    edit = {
+        "prompt": f"The name of the mother of {spelt} is Eve.",
+        "relation": "MOTHER",
+        "cloze": f"The name of the mother of {spelt} is",
+        "subject": named,
+        "target_new": "Eve",
+        "original_fact": {"prompt": f"The name of the mother of {spelt} is Mary.", "ground_truth": "Mary"},
+    }
+    asked = axis([query(f"The gender of the mother of {spelt} is", ["female"])])
+    (case,) = read_rippleedits(write_json([ripple(edit=edit, Compositionality_I=asked)]))
+    assert (case.request.prompt, case.request.relation) == ("The name of the mother of {} is", "P25")
+    assert case.compositionality_1[0].condition_prompt == "The gender of Eve is"
+    record = knowedit(
+        subject=named,
+        prompt=edit["cloze"],
+        portability={
+            "Reasoning": [{"prompt": f"The gender of the mother of {spelt} is", "ground_truth": [["female"]]}]
+        },
+    )
+    (case,) = read_knowedit(write_json([record]))
+    assert case.request.relation == "P25"
+    assert case.compositionality_1[0].condition_prompt == "The gender of Eve is"

@@ -87,3 +87,8 @@ def test_braces_in_names_are_left_alone():
 def test_more_sentences_than_there_are_are_refused(prefixes):
     with pytest.raises(ValueError, match=rf"`prefixes` must lie in \[0, {len(PREFIXES)}\], but got {prefixes}"):
         PromptConfig(prefixes=prefixes)
+
+
+def test_a_number_of_prefixes_of_another_type_is_refused():
+    with pytest.raises(TypeError, match=r"^`prefixes` must be an int, but got str: '3'\.$"):
+        PromptConfig(prefixes="3")  # type: ignore[arg-type]

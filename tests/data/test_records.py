@@ -158,6 +158,17 @@ def test_one_string_stands_for_a_list_of_it() -> None:
         ("{} and {} border Iran", "Iran", None),
         ("C++ (the language) was made by", "C++", "{} (the language) was made by"),
         ("日本の首都は", "日本", "{}の首都は"),
+        ("the home of Fr\u00e9d\u00e9ric is", "Fre\u0301de\u0301ric", "the home of {} is"),
+        ("the home of Fre\u0301de\u0301ric is", "Fr\u00e9d\u00e9ric", "the home of {} is"),
+        ("Zoe\u0308 met O\u2019Neill in", "O'Neill", "Zoe\u0308 met {} in"),
+        ("The mayor of New\u00a0York is", "New York", "The mayor of {} is"),
+        ("The Beatles came from", "the Beatles", "{} came from"),
+        ("IRAN borders", "Iran", "{} borders"),
+        ("Iran, once IRAN, borders", "Iran", "{}, once IRAN, borders"),
+        ("iran, once IRAN, borders", "Iran", None),
+        ("Tell us about the US:", "US", "Tell us about the {}:"),
+        ("Tell us about it:", "US", None),
+        ("The home of Frederic is", "Fr\u00e9d\u00e9ric", None),
     ],
 )
 def test_templates_need_the_subject_once_as_a_word(text: str, subject: str, template: str | None) -> None:

@@ -118,3 +118,12 @@ def test_bad_options_are_refused(roomy_folder: Callable[[str], Path], tmp_path: 
 
 def test_the_instruction_has_no_field_that_is_not_filled() -> None:
     assert "{" not in INSTRUCTION.format(prompt="p", true="t", subject="s", n=1)
+
+
+@pytest.mark.parametrize(
+    "line", ["The land of Ren\u00e9 is C\u00f4te d\u2019Ivoire.", "The land of Rene\u0301 is Co\u0302te d'Ivoire"]
+)
+def test_names_are_known_in_any_spelling(line: str) -> None:
+    request = EditRequest(prompt="{} is from", subject="Ren\u00e9", target_new="Chad", target_true="C\u00f4te d'Ivoire")
+    assert read_rewrites(line, request) == ("The land of {} is",)
+    assert read_rewrites(f"{line} and of", request) == ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from mega_pl.data import Test, read_counterfact, sake_tests
 from mega_pl.edits.request import EditCase, EditRequest, Probe
 
@@ -72,3 +74,11 @@ def test_counts_on_the_real_records(shared_data: Path) -> None:
     cases = read_counterfact(shared_data / "counterfact" / "counterfact.json")
     counts = Counter(test.metric for case in cases for test in sake_tests(case))
     assert counts == {"acc": 1031, "gen": 2062, "spec": 10310, "di": 1031, "dii": 1031}
+
+
+def test_a_condition_that_asks_for_the_new_object_in_another_spelling_is_replaced() -> None:
+    probe = Probe(prompt="p", answers=("Oslo",), condition_prompt="p", condition_answers=("OSLO",))
+    (test,) = select(EditCase(request=REQUEST, subject_aliasing=(probe,)), "sa")
+    assert test.condition_answers == ("Paris",)
+    with pytest.raises(TypeError, match=r"^`case` must be an EditCase, but got EditRequest: "):
+        sake_tests(REQUEST)  # type: ignore[arg-type]

@@ -86,3 +86,10 @@ def test_malformed_records_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"record 0: {message}")):
         read_zsre(write_json([{**RECORD, **changes}]))
+
+
+def test_an_answer_that_only_spells_the_new_object_is_not_the_true_one(write_json: Callable[[object], Path]) -> None:
+    case = read_zsre(
+        write_json([{**RECORD, "alt": "Bogot\u00e1", "answers": ["Bogota\u0301", "bogot\u00e1", "Cali"]}])
+    )[0]
+    assert case.request.target_true == "Cali"

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import unicodedata
 from typing import Any
 
 import pytest
@@ -295,3 +296,118 @@ def test_case_holds_its_prompts():
 def test_malformed_prompts_of_a_case_are_refused(name, value, error):
     with pytest.raises(error, match=f"^`{name}` of edit '2' must"):
         EditCase(request=request(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("new", "true"),
+    [
+        ("Bogot\u00e1", unicodedata.normalize("NFD", "Bogot\u00e1")),
+        ("Paris", "paris"),
+        ("O'Hare", "O\u2019Hare"),
+        ("New York", "New\u00a0York"),
+    ],
+)
+def test_an_edit_that_changes_the_spelling_only_is_refused(new, true):
+    with pytest.raises(
+        ValueError, match=r"^`target_new` of edit '2' must differ from `target_true`, but both are "
+    ) as e:
+        request(target_new=new, target_true=true)
+    assert f"also spelt {true!a}; case, apostrophes, spaces and NFD do not count." in str(e.value)
+    assert request(target_new=new).target_new == new  # kept as it is written
+
+
+def test_other_letters_are_another_object():
+    assert request(target_new="Pena", target_true="Pe\u00f1a").target_new == "Pena"
+    assert request(target_new="10\u00b2", target_true="102").target_true == "102"
+
+
+def test_one_fact_in_two_spellings_is_one():
+    told = request(prompt="{} is Zo\u00eb's", subject="Ren\u00e9  O'Neill")
+    spelt = request(
+        edit_id="3", prompt="{} is Zoe\u0308\u2019s", subject="RENE\u0301\u00a0O\u2019Neill", target_new="drums"
+    )
+    assert list(conflicts([told, spelt])) == [1]
+    assert conflicts([told, dataclasses.replace(spelt, target_new="Piano")]) == {}
+
+
+def test_an_alias_is_the_subject_of_another_edit_in_any_spelling():
+    told = [request(aliases=("Rene\u0301",)), request(edit_id="3", subject="Ren\u00e9")]
+    assert list(shared_names(told)[0]) == ["Rene\u0301"]
+    own = request(subject="Ren\u00e9", aliases=("RENE\u0301",))
+    assert shared_names([own]) == {}
+
+
+def test_an_id_is_made_alike_from_every_form():
+    ids = {request(edit_id="", subject=subject).edit_id for subject in ("Ren\u00e9 Lee", "Rene\u0301\u00a0LEE")}
+    assert ids == {"ren\u00e9-lee-plays-the"}
+
+
+@pytest.mark.parametrize("name", ["edit_id", "prompt", "subject", "target_new", "target_true", "phrasings", "aliases"])
+def test_half_a_surrogate_pair_is_refused(name):
+    text = "{} a\ud834"
+    with pytest.raises(ValueError, match=rf"^`{name}`.* must not hold half of a surrogate pair, but got '.*\\ud834'; "):
+        request(**{name: (text,) if name in ("phrasings", "aliases") else text})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"relation": None}, "`relation` of edit '2' must be a str, but got NoneType: None."),
+        ({"relation": 19}, "`relation` of edit '2' must be a str, but got int: 19."),
+        (
+            {"implications": None},
+            "`implications` of edit '2' must be a tuple, but got NoneType: None; write (..., ...).",
+        ),
+        (
+            {"implications": "{} on"},
+            "`implications` of edit '2' must be a tuple, but got str: '{} on'; write ('{} on',).",
+        ),
+        ({"contrasts": ("{} on",)}, "`contrasts` of edit '2' must be a tuple, but got str: '{} on'; write ('{} on',)."),
+        ({"edit_id": "", "prompt": 3}, "`prompt` must be a str, but got int: 3."),
+        ({"edit_id": "", "subject": None}, "`subject` must be a str, but got NoneType: None."),
+    ],
+)
+def test_values_of_another_type_are_refused_in_one_line(changes, message):
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        request(**changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "message"),
+    [
+        (
+            Probe,
+            {"answers": ("a",), "condition_prompt": None},
+            "`condition_prompt` of probe 'p' must be a str, but got NoneT",
+        ),
+        (Query, {"answers": None}, "`answers` of query 'p' must be a tuple, but got NoneType: None; "),
+        (Query, {"answers": "ab"}, "`answers` of query 'p' must be a tuple, but got str: 'ab'; write ('ab',)."),
+    ],
+)
+def test_questions_of_another_type_are_refused_in_one_line(make, fields, message):
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        make(prompt="p", **fields)
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "message"),
+    [
+        (
+            RippleTest,
+            {"queries": ("p",)},
+            "an item of `queries` of a test of Forgetfulness must be a Query, but got str: 'p'.",
+        ),
+        (RippleTest, {"queries": []}, "`queries` of a test of Forgetfulness must be a tuple, but got list: []; "),
+        (EditCase, {"request": "x"}, "`request` of a case must be an EditRequest, but got str: 'x'."),
+        (EditCase, {"locality": ("p",)}, "an item of `locality` of edit '2' must be a Probe, but got str: 'p'."),
+        (EditCase, {"ripple": probe()}, "`ripple` of edit '2' must be a tuple, but got Probe: "),
+        (check_requests, {"requests": request()}, "`edits` must be a Sequence, but got EditRequest: "),
+        (check_requests, {"requests": ["x"]}, "an item of `edits` must be an EditRequest, but got str: 'x'."),
+        (check_requests, {"requests": "x"}, "an item of `edits` must be an EditRequest, but got str: 'x'."),
+    ],
+)
+def test_parts_of_another_type_are_refused_in_one_line(make, fields, message):
+    others: dict[Any, dict[str, Any]] = {RippleTest: {"axis": "Forgetfulness"}, EditCase: {"request": request()}}
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}") as caught:
+        make(**{**others.get(make, {}), **fields})
+    assert "\n" not in str(caught.value)

@@ -31,6 +31,12 @@ def test_the_subject_stands_only_in_the_context():
     assert all("{name}" in sentence and "{subject}" in sentence for sentence in RENAMINGS)
 
 
+def test_other_subjects_are_found_in_any_spelling():
+    request = EditRequest(prompt="{} is Zo\u00eb's", subject="Ren\u00e9", target_new="aunt", target_true="uncle")
+    prompts = ("Ann is\u00a0Zoe\u0308\u2019s", "RENE\u0301 is Zo\u00eb's")
+    assert other_subjects(EditCase(request=request, neighborhood_prompts=prompts)) == ("Ann",)
+
+
 def test_names_are_seeded_and_new():
     names = [invented_name(random.Random(seed)) for seed in range(50)]
     assert names == [invented_name(random.Random(seed)) for seed in range(50)]

@@ -1,14 +1,20 @@
 import math
 import random
+import unicodedata
 
 import pytest
 import torch
 
 from mega_pl.functional.text import (
     Tfidf,
+    between,
+    canonical,
+    find_all,
     find_name,
     generation_entropy,
+    is_unicode,
     ngram_entropy,
+    replace_all,
     sentence_end,
     starts_with_name,
     without_names,
@@ -156,3 +162,113 @@ def test_refusals():
         ngram_entropy(["a"], 0)
     with pytest.raises(ValueError, match="`documents` must hold at least one text, but got none"):
         Tfidf.fit([])
+
+
+CHOPIN = "Fr\u00e9d\u00e9ric Chopin"
+DECOMPOSED = unicodedata.normalize("NFD", CHOPIN)
+NAMES = [
+    CHOPIN,
+    "O'Neill",
+    "Ho\u00e0ng V\u0103n Th\u00e1i",
+    "Jean-Luc Godard",
+    "\uc11c\uc6b8",
+    "\u0915\u093f\u0932\u093e",
+    "Stra\u00dfe",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        (CHOPIN, DECOMPOSED),
+        ("O'Neill", "O\u2019Neill"),
+        ("O'Neill", "O\u02bcNEILL"),
+        ('"Heroes"', "\u201cHeroes\u201d"),
+        ("New York", "New\u00a0York"),
+        ("New York", " new \u202f york\n"),
+        ("2001-2005", "2001\u20132005"),
+        ("Iran", "I\u00adran\u200b"),
+        ("Stra\u00dfe", "STRASSE"),
+        ("\uc11c\uc6b8", unicodedata.normalize("NFD", "\uc11c\uc6b8")),
+    ],
+)
+def test_spellings_of_one_text_are_the_same(text, other):
+    assert canonical(text) == canonical(other)
+    assert canonical(canonical(text)) == canonical(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [("Pe\u00f1a", "Pena"), ("10\u00b2", "102"), ("Rome", "Romeo"), ("New York", "NewYork"), ("a.b", "a b")],
+)
+def test_other_texts_stay_different(text, other):
+    assert canonical(text) != canonical(other)
+
+
+def test_case_counts_where_it_is_asked_for():
+    assert canonical("US", case=True) != canonical("us", case=True)
+    assert canonical(f"{DECOMPOSED}\u2019s", case=True) == canonical(f"{CHOPIN}'s", case=True)
+
+
+def test_half_a_surrogate_pair_is_no_unicode():
+    assert is_unicode("\U0001d11e")
+    assert not is_unicode("a\ud834b")
+    assert not is_unicode("\udd1e")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+@pytest.mark.parametrize("text_form", ["NFC", "NFD"])
+def test_a_name_is_found_in_any_form_and_taken_out_whole(name, form, text_form):
+    start, end = (
+        unicodedata.normalize(text_form, part) for part in ("Zo\u00eb\u2019s  aunt  met ", "\u00a0in \u00c9vora")
+    )
+    text = start + unicodedata.normalize(text_form, name) + end
+    assert find_all(text, unicodedata.normalize(form, name)) == [(len(start), len(text) - len(end))]
+    assert replace_all(text, unicodedata.normalize(form, name).upper(), "{}") == f"{start}{{}}{end}"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Jos\u00e9", "Jose"),
+        ("Jose\u0301", "Jose"),
+        ("Zo\u00eb", "Zo"),
+        ("Zoe\u0308", "Zo"),
+        ("\uac01", "\uac00"),
+        ("x", ""),
+        ("a b", "\u200b"),
+    ],
+)
+def test_a_name_is_not_found_in_part_of_a_letter(text, name):
+    assert find_all(text, name) == []
+    assert find_all(unicodedata.normalize("NFD", text), name) == []
+
+
+def test_every_place_of_a_name_is_replaced():
+    assert replace_all("Iran, IRAN and Iranians", "iran", "X") == "X, X and Iranians"
+    assert replace_all("Iran, IRAN", "IRAN", "X", case=True) == "Iran, X"
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end", "inner"),
+    [
+        ("The  mother of\u00a0Ann is", "the mother of ", " is", "Ann"),
+        (f"{DECOMPOSED}\u2019s home", "", "'s home", DECOMPOSED),
+        ("The mother of is", "The mother of ", " is", ""),
+        ("The mother of    is", "The mother of ", " is", ""),
+        ("The father of Ann is", "The mother of ", " is", None),
+        ("The mother of Ann", "The mother of ", " is", None),
+        ("a", "a", "a", None),
+        ("", "a", "", None),
+    ],
+)
+def test_what_stands_between_start_and_end_is_given_as_it_is_written(text, start, end, inner):
+    assert between(text, start, end) == inner
+
+
+def test_names_in_answers_are_found_in_any_form():
+    assert find_name(f" {DECOMPOSED}\u2019s", [f"{CHOPIN}'s"]) == (1, len(DECOMPOSED) + 3)
+    assert starts_with_name(" New\u00a0York", ["New York"])
+    assert without_names(f"by {DECOMPOSED}.", [CHOPIN]) == "by \n."
+    assert find_name("frederic chopin", [CHOPIN]) is None
