@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
+from mega_pl.asking.batches import TOKENS, check_room, encoded_ids, in_batches
+from mega_pl.asking.edited import BARE, Edited
 from mega_pl.backbone import Backbone, Encoded, PaddingSide
-from mega_pl.editors.protocol import Edited
-from mega_pl.evaluation.batching import BARE, TOKENS, batches, check_room, encoded_ids
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def teacher_forced(
     *,
     edited: Edited = BARE,
     padding_side: PaddingSide = "left",
-    tokens: int = TOKENS,
+    tokens_per_batch: int = TOKENS,
 ) -> list[TeacherForced]:
     """Force answers after prompts.
 
@@ -62,7 +63,7 @@ def teacher_forced(
         edited: The edits in force; they say how a prompt is asked.
         padding_side: Of the prompts in a batch; the answers do not depend on it, save where attention slides over a
             window shorter than the padded prompts: there only left is exact.
-        tokens: The most tokens of a batch, each pair with its prompt.
+        tokens_per_batch: The most tokens of a batch, each pair with its prompt.
 
     Returns:
         What the model makes of each pair, in their order.
@@ -75,13 +76,17 @@ def teacher_forced(
     asked = [edited.prompt(prompt) for prompt in prompts]
     ids, lengths = answer_ids(backbone, asked, answers)
     check_room(backbone, asked, [start + len(own) for start, own in zip(lengths, ids, strict=True)], "its answer")
-    forced: dict[int, TeacherForced] = {}
-    for batch in batches(lengths, tokens):
-        row = {prompt: r for r, prompt in enumerate(dict.fromkeys(asked[i] for i in batch))}
-        encoded = backbone.encode(list(row), padding_side)
-        taken = _force(backbone, edited, encoded, [row[asked[i]] for i in batch], [ids[i] for i in batch])
-        forced.update(zip(batch, taken, strict=True))
-    return [forced[i] for i in range(len(asked))]
+    pairs = list(zip(asked, ids, strict=True))
+    return in_batches(pairs, lengths, partial(_force_batch, backbone, edited, padding_side), tokens_per_batch)
+
+
+def _force_batch(
+    backbone: Backbone, edited: Edited, padding_side: PaddingSide, pairs: Sequence[tuple[str, list[int]]]
+) -> list[TeacherForced]:
+    """Force the ids of answers after the prompts of one batch; a prompt that comes several times is read once."""
+    row = {prompt: r for r, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in pairs))}
+    encoded = backbone.encode(list(row), padding_side)
+    return _force(backbone, edited, encoded, [row[prompt] for prompt, _ in pairs], [ids for _, ids in pairs])
 
 
 def answer_ids(backbone: Backbone, prompts: Sequence[str], answers: Sequence[str]) -> tuple[list[list[int]], list[int]]:
