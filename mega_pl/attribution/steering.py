@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from mega_pl.asking import last_states
 from mega_pl.attribution.layers import LayerImportance, layer_importance
@@ -38,11 +37,8 @@ def steering_norms(backbone: Backbone, bank: EditBank, *, edits: int = 32) -> di
 
 def _moves(maps: Mapping[Site, Transports], strength: float, edits: list[int]) -> dict[Site, Steering]:
     """What the maps of some edits, one a prompt, do at each site."""
-    return {site: partial(_move, of_site, torch.tensor(edits), strength) for site, of_site in maps.items()}
-
-
-def _move(maps: Transports, edits: Tensor, strength: float, x: Tensor) -> Tensor:
-    return maps.apply(x, edits.to(x.device), strength)
+    index = torch.tensor(edits)
+    return {site: partial(of_site.apply, edit=index, strength=strength) for site, of_site in maps.items()}
 
 
 def edit_importance(backbone: Backbone, bank: EditBank, edit_id: str) -> tuple[LayerImportance, LayerImportance]:
