@@ -12,6 +12,7 @@ from pathlib import Path
 from jsonargparse import auto_parser
 from tqdm import tqdm
 
+from mega_pl.asking import likeliest
 from mega_pl.commands import compare
 from mega_pl.edits.storage import write_text
 
@@ -39,8 +40,8 @@ def main(args: list[str] | None = None) -> None:
                     with editor.edit(backbone, [request]) as edited:
                         seconds += time.process_time() - start
                         prompt = edited.prompt(request.filled)
-                        likeliest = int(backbone.last_logits(backbone.encode([prompt])).argmax())
-                        took += likeliest == backbone.answer_ids(prompt, request.target_new)[0]
+                        (token,) = likeliest(backbone, [prompt])
+                        took += token == backbone.answer_ids(prompt, request.target_new)[0]
                 same = "back to the bit" if backbone.digest() == digest else "CHANGED"
                 shown = f"{took / len(requests):.3f} | {len(requests)} | {seconds / len(requests):.2f}"
                 lines.append(f"| {backbone.name} | {name} | {shown} | {same} |")

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from mega_pl import Backbone, EditBank, Site, load
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test, sake_tests
+from mega_pl.editors.protocol import Routed
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.edits.storage import write_text
-from mega_pl.evaluation import ask
+from mega_pl.evaluation.sake import ask_bare, ask_edited, sake_row
 from mega_pl.fitting import MapConfig, fit_maps
 from mega_pl.functional import stack
 from mega_pl.lab.data import LabDataModule
@@ -103,9 +104,10 @@ def rows_of(
         backbone={"name": backbone.name, **backbone.fingerprint},
         settings={},
     )
-    return [
-        row for i in range(0, len(tests), 128) for row in ask(backbone, bank, tests[i : i + 128], ["oracle"])["oracle"]
-    ]
+    bare = ask_bare(backbone, tests)
+    with bank.apply(backbone) as use:
+        answers = ask_edited(backbone, Routed(use), tests, mode="oracle")
+    return [sake_row(*columns) for columns in zip(tests, bare, answers, strict=True)]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from mega_pl import Backbone, EditCase, load
-from mega_pl.asking import answers
+from mega_pl.asking import answers, in_batches, token_counts
 from mega_pl.data import read_counterfact, with_phrasings
 from mega_pl.data.easyedit import read_easyedit
 from mega_pl.data.relations import Relation, relations
@@ -26,8 +26,8 @@ from mega_pl.edits.request import SLOT, Probe, conflicts
 from mega_pl.edits.routing import Prompts
 from mega_pl.edits.routing.subjects import SubjectFinder, composed, names_of
 
-BATCH = 64
-"""Prompts that are routed together."""
+TOKENS = 1024
+"""Tokens of a batch, whose prompts are routed together."""
 
 Expected = tuple[int, str]
 """The edit that a prompt should find, or `NO_EDIT`, and the prompt."""
@@ -202,11 +202,12 @@ def measure(
 
 def routed(backbone: Backbone, router: ContentRouter, texts: Sequence[str]) -> list[Route]:
     """The routes of texts."""
-    routes: list[Route] = []
-    for start in range(0, len(texts), BATCH):
-        encoded = backbone.encode(texts[start : start + BATCH])
-        routes += router.route(Prompts(backbone, encoded.inputs, encoded.last))
-    return routes
+
+    def read(batch: Sequence[str]) -> list[Route]:
+        encoded = backbone.encode(batch)
+        return router.route(Prompts(backbone, encoded.inputs, encoded.last))
+
+    return in_batches(texts, token_counts(backbone, texts), read, TOKENS)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.aliasing import with_known_aliases
+from mega_pl.asking import encoded_batches
 from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
@@ -326,8 +327,7 @@ def target_states(
     count = max(map(len, after)) + 1
     states = {site: torch.empty(len(prompts), count, backbone.width) for site in sites}
     tokens = torch.empty(len(prompts), count, dtype=torch.long)
-    for rows in _by_length(prompts, _size(backbone)):
-        encoded = backbone.encode([prompts[i] for i in rows])
+    for rows, encoded in encoded_batches(backbone, prompts):
         ids = [[*after[i], *[0] * (count - 1 - len(after[i]))] for i in rows]
         added = torch.tensor(ids, dtype=torch.long, device=backbone.device).view(len(rows), count - 1)
         position = encoded.position_ids[:, -1:] + torch.arange(1, count, device=backbone.device)
@@ -343,44 +343,6 @@ def target_states(
         for site in sites:
             states[site][rows] = seen[site][:, -count:].float().cpu()
     return states, tokens
-
-
-@torch.no_grad()
-def last_states(
-    backbone: Backbone,
-    prompts: Sequence[tuple[int, str]],
-    sites: Sequence[Site],
-    maps: dict[Site, list[Transport]],
-    strength: float,
-    batch: int,
-) -> dict[Site, Tensor]:
-    """Last-token activations of prompts, each moved at earlier sites by the maps of its edit.
-
-    Args:
-        backbone: The model.
-        prompts: N pairs of an edit's index and a prompt.
-        sites: What to record.
-        maps: For each steered site the map of each edit.
-        strength: Multiple of the full move.
-        batch: Prompts a forward pass.
-
-    Returns:
-        For each site (N, D) float32 on the CPU.
-    """
-    moves = {site: stack([m.cast(device=backbone.device) for m in of_site]) for site, of_site in maps.items()}
-    states = {site: torch.empty(len(prompts), backbone.width) for site in sites}
-    for rows in _by_length([prompt for _, prompt in prompts], batch):
-        encoded = backbone.encode([prompts[i][1] for i in rows])
-        edit = torch.tensor([prompts[i][0] for i in rows], device=backbone.device)
-        edits = {site: partial(_move, move, edit, strength) for site, move in moves.items()}
-        with (
-            steer(backbone.model, edits, encoded.last),
-            record(backbone.model, sites, encoded.last) as seen,
-        ):
-            backbone.model.base_model(**encoded.inputs, use_cache=False)
-        for site in sites:
-            states[site][rows] = seen[site].float().cpu()
-    return states
 
 
 def _by_length(prompts: Sequence[str], size: int) -> Iterator[list[int]]:

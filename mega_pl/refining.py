@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from mega_pl.asking import last_states
 from mega_pl.backbone import Backbone, Site, steer
 from mega_pl.backbone.backbone import Encoded
 from mega_pl.data.prompts import PREFIXES
 from mega_pl.edits.request import EditRequest
-from mega_pl.fitting import last_states
 from mega_pl.functional import Transport, stack
 
 UNRELATED = tuple(prefix.removesuffix(".") for prefix in PREFIXES)
@@ -98,7 +98,7 @@ def refine(
     moves = {site: stack([of_edit[site].cast(device=device) for of_edit in maps]) for site in maps[0]}
     owner = torch.tensor([e for e, _ in asked], device=device)
     units = {}  # A step of Adam moves each of D numbers by about `lr`, hence the vector by `lr` times √D units.
-    for site, states in last_states(backbone, asked, list(moves), {}, strength, config.batch).items():
+    for site, states in last_states(backbone, [p for _, p in asked], list(moves)).items():
         norms = states.to(device).norm(dim=1) * share[owner] / math.sqrt(backbone.width)
         units[site] = torch.zeros_like(share).index_add_(0, owner, norms).unsqueeze(1)
     vectors = {site: nn.Parameter(torch.zeros_like(move.shift)) for site, move in moves.items()}

@@ -1,15 +1,17 @@
 """Maps that are fitted one site after the other."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from mega_pl.asking import last_states
 from mega_pl.backbone import Site, load, record, steer
 from mega_pl.data.prompts import PromptSet
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.edits.storage import bank_tensors
-from mega_pl.fitting import LastTokens, MapConfig, default_sites, fit, fit_maps, last_states
+from mega_pl.fitting import LastTokens, MapConfig, default_sites, fit, fit_maps
 from mega_pl.functional import fit_transport, mean_shift, stack
 
 FRANCE = PromptSet(
@@ -46,6 +48,16 @@ def last(backbone, prompts, site, moves):
             backbone.model(**encoded.inputs)
         rows.append(seen[site][0])
     return torch.stack(rows)
+
+
+def moved_states(backbone, asked, sites, maps, strength):
+    """Last-token activations of pairs of an edit and a prompt, each moved by the maps of its edit."""
+    edits = torch.tensor([edit for edit, _ in asked])
+
+    def moves(rows):
+        return {site: partial(stack(of).apply, edit=edits[rows], strength=strength) for site, of in maps.items()}
+
+    return last_states(backbone, [prompt for _, prompt in asked], sites, moves, tokens_per_batch=40)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -94,16 +106,6 @@ def test_maps_are_those_of_a_loop_over_edits_sites_and_prompts(tiny_backbone, fa
             torch.testing.assert_close(maps[site](x), wanted(x.double()).float(), atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 128])
-def test_states_do_not_depend_on_the_batches(tiny_backbone, batch):
-    backbone = tiny_backbone("gpt2")
-    prompts = [(e, p) for e, s in enumerate((FRANCE, ROME)) for p in s.source]
-    states = last_states(backbone, prompts, SITES, {}, 1.0, batch)
-    for site in SITES:
-        wanted = last(backbone, [p for _, p in prompts], site, {})
-        torch.testing.assert_close(states[site], wanted, atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize(("answers", "kept"), [(("yes", "no", "yes"), (0, 2)), (("yes", "no", "no"), (0, 1, 2))])
 def test_targets_that_the_model_does_not_follow_are_left_out_where_two_remain(
     tiny_backbone, monkeypatch, answers, kept
@@ -123,8 +125,8 @@ def test_half_the_strength_goes_half_the_way(tiny_backbone, strength):
     fitted = first(fit_maps(backbone, [FRANCE], [site], replace(SHIFT, strength=strength)))
     moves = {site: [maps[site] for maps in fitted]}
     asked = [(0, p) for p in FRANCE.source]
-    bare = last_states(backbone, asked, [site], {}, strength, 8)[site].mean(0)
-    moved = last_states(backbone, asked, [site], moves, strength, 8)[site].mean(0)
+    bare = moved_states(backbone, asked, [site], {}, strength)[site].mean(0)
+    moved = moved_states(backbone, asked, [site], moves, strength)[site].mean(0)
     target = last(backbone, FRANCE.target, site, {}).mean(0)
     torch.testing.assert_close(moved, bare + strength * (target - bare), atol=1e-4, rtol=1e-4)
 
@@ -201,12 +203,12 @@ def test_last_tokens_after_a_cache_are_those_of_the_whole_prompts(tiny_backbone,
     reader, edits = LastTokens(backbone, [p for _, p in prompts]), torch.tensor([e for e, _ in prompts])
     maps = {site: [of[site] for of in first(fit_maps(backbone, [FRANCE, ROME], [site], SHIFT))] for site in SITES[:2]}
     for moves in ({}, maps, {}):
-        wanted = last_states(backbone, prompts, SITES, moves, 0.5, 3)
+        wanted = moved_states(backbone, prompts, SITES, moves, 0.5)
         for site in SITES:
             earlier = {s: m for s, m in moves.items() if s < site}
             found = reader.states(site, {s: stack(m) for s, m in earlier.items()}, edits, 0.5)
             assert found.dtype == torch.float32
-            steered = last_states(backbone, prompts, [site], earlier, 0.5, 3)[site]
+            steered = moved_states(backbone, prompts, [site], earlier, 0.5)[site]
             torch.testing.assert_close(found, steered, atol=1e-4, rtol=1e-4)
             if not moves:
                 torch.testing.assert_close(found, wanted[site], atol=1e-4, rtol=1e-4)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mega_pl.asking import last_states
 from mega_pl.backbone import Site, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, phrasings
 from mega_pl.edits import EditRequest
-from mega_pl.fitting import MapConfig, fit_maps, last_states
+from mega_pl.fitting import MapConfig, fit_maps
 from mega_pl.refining import UNRELATED, RefineConfig, refine
 
 SITES = [Site(2, "resid_mid"), Site(3, "resid_post")]
@@ -112,7 +113,7 @@ def test_first_step_has_the_length_of_lr(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     config = RefineConfig(steps=1, lr=0.05)
     length = refine(backbone, REQUESTS, OWN, fitted(backbone), 1.0, config)[0][SITES[0]].shift.norm()
-    norms = last_states(backbone, [(0, prompt) for prompt in OWN[0]], SITES, {}, 1.0, 8)[SITES[0]].norm(dim=1)
+    norms = last_states(backbone, OWN[0], SITES)[SITES[0]].norm(dim=1)
     assert length == pytest.approx(0.05 * float(norms.mean()), rel=1e-2)
 
 

@@ -1,47 +1,22 @@
-"""Asking the bare model itself: its next token, its answers, and how it goes on."""
+"""What the bare model itself answers, and how it goes on, even where edits are in force on it."""
 
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mega_pl.asking.batches import TOKENS, encoded_batches
+from mega_pl.asking.generation import added
 from mega_pl.backbone import Backbone
-
-Item = TypeVar("Item")
-
-
-def likeliest(backbone: Backbone, prompts: Sequence[str], *, batch: int = 128) -> list[int]:
-    """The likeliest token after each prompt.
-
-    Args:
-        backbone: The bare model.
-        prompts: Questions that end before the answer.
-        batch: Prompts a forward pass.
-    """
-    encoded = (backbone.encode(chunk) for chunk in _chunks(prompts, batch))
-    return [token for chunk in encoded for token in backbone.last_logits(chunk).argmax(-1).tolist()]
-
-
-def next_log_probs(backbone: Backbone, prompts: Sequence[str], tokens: Tensor, *, batch: int = 128) -> Tensor:
-    """Log-probability (N,) of a token of each prompt's own right after it, float32 on the CPU.
-
-    Args:
-        backbone: The bare model.
-        prompts: N texts.
-        tokens: (N,) long.
-        batch: Prompts a forward pass.
-    """
-    found = torch.empty(len(prompts))
-    for chunk in _chunks(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), batch):  # little padding
-        logits = backbone.last_logits(backbone.encode([prompts[i] for i in chunk]))
-        index = tokens[chunk].to(logits.device)
-        found[chunk] = (logits.gather(1, index[:, None])[:, 0] - logits.logsumexp(1)).cpu()
-    return found
 
 
 def answers(
-    backbone: Backbone, prompts: Sequence[str], *, least: float = 0.1, tokens: int = 12, batch: int = 128
+    backbone: Backbone,
+    prompts: Sequence[str],
+    *,
+    least: float = 0.1,
+    tokens: int = 12,
+    tokens_per_batch: int = TOKENS,
 ) -> list[tuple[str, ...]]:
     """What the model answers: each first token of at least ``least`` probability, continued greedily.
 
@@ -50,17 +25,18 @@ def answers(
         prompts: Questions that end before the answer.
         least: Least probability of an answer's first token.
         tokens: The most tokens of an answer; it ends before the first full stop or line break.
-        batch: Prompts a forward pass.
+        tokens_per_batch: The most tokens of a batch.
 
     Returns:
         For each prompt its answers, the likeliest first.
     """
     starts: list[tuple[int, int]] = []
-    for chunk in _chunks(range(len(prompts)), batch):
-        chances, ids = backbone.last_logits(backbone.encode([prompts[i] for i in chunk])).softmax(-1).topk(5)
-        for i, row, of_row in zip(chunk, chances.tolist(), ids.tolist(), strict=True):
+    for rows, encoded in encoded_batches(backbone, prompts, tokens_per_batch):
+        chances, ids = backbone.last_logits(encoded).softmax(-1).topk(5)
+        for i, row, of_row in zip(rows, chances.tolist(), ids.tolist(), strict=True):
             starts += [(i, token) for chance, token in zip(row, of_row, strict=True) if chance >= least]
-    texts = continued(backbone, [prompts[i] for i, _ in starts], tokens, first=[token for _, token in starts])
+    asked, first = [prompts[i] for i, _ in starts], [token for _, token in starts]
+    texts = continued(backbone, asked, tokens, first=first, tokens_per_batch=tokens_per_batch)
     found: list[list[str]] = [[] for _ in prompts]
     for (i, _), text in zip(starts, texts, strict=True):
         answer = _sentence(text, backbone)
@@ -71,7 +47,12 @@ def answers(
 
 @torch.no_grad()
 def continued(
-    backbone: Backbone, prompts: Sequence[str], tokens: int, *, first: Sequence[int] | None = None, batch: int = 128
+    backbone: Backbone,
+    prompts: Sequence[str],
+    tokens: int,
+    *,
+    first: Sequence[int] | None = None,
+    tokens_per_batch: int = TOKENS,
 ) -> list[str]:
     """The greedy continuations of prompts by the bare model, even where edits are in force on it.
 
@@ -82,17 +63,14 @@ def continued(
         prompts: N texts.
         tokens: Tokens of a continuation.
         first: (N,) the token that each begins with, or None for the likeliest.
-        batch: Prompts that are continued together.
+        tokens_per_batch: The most tokens of a batch, those to be written included.
     """
-    texts: list[str] = []
-    for start in range(0, len(prompts), batch):
-        chunk = prompts[start : start + batch]
-        begun = None if first is None else torch.tensor(first[start : start + batch], device=backbone.device)
-        encoded = backbone.encode(chunk)
-        ids = torch.cat([encoded.input_ids, _written(backbone, encoded.inputs, tokens, begun)], 1)
-        whole = backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        before = backbone.tokenizer.batch_decode(encoded.input_ids, skip_special_tokens=True)
-        texts += [text[len(prompt) :] for prompt, text in zip(before, whole, strict=True)]
+    begun = None if first is None else torch.tensor(first, device=backbone.device)
+    texts = [""] * len(prompts)
+    for rows, encoded in encoded_batches(backbone, prompts, tokens_per_batch, new_tokens=tokens):
+        new = _written(backbone, encoded.inputs, tokens, None if begun is None else begun[rows])
+        for i, text in zip(rows, added(backbone, encoded, new.tolist()), strict=True):
+            texts[i] = text
     return texts
 
 
@@ -132,7 +110,3 @@ def _sentence(text: str, backbone: Backbone) -> str:
     for end in (".", "\n", backbone.tokenizer.eos_token):
         text = text.split(end)[0]
     return text.strip()
-
-
-def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[i : i + size] for i in range(0, len(items), size))

@@ -12,10 +12,13 @@ from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mega_pl.backbone.layout import blocks, check_sites, layout_of, text_config
+from mega_pl.backbone.reading import prompt_lengths
 from mega_pl.backbone.sites import Site, SiteKind
+from mega_pl.functional.text import joint
 
 Dtype = Literal["float32", "float16", "bfloat16", "auto"]
 PaddingSide = Literal["left", "right"]
@@ -181,32 +184,73 @@ class Backbone:
         if not prompts:
             raise ValueError("`prompts` must hold at least one text, but got none.")
         self._check_mode()
-        batch = self.tokenizer(list(prompts), padding=True, padding_side=padding_side, return_tensors="pt")
-        mask = batch["attention_mask"].to(self.device)
-        self._check_lengths(prompts, mask.sum(-1).tolist())
-        columns = torch.arange(mask.shape[1], device=mask.device)
-        return Encoded(
-            input_ids=batch["input_ids"].to(self.device),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            last=(mask * columns).argmax(-1),
+        ids = self.tokenizer(list(prompts))["input_ids"]
+        self._check_lengths(prompts, [len(row) for row in ids])
+        return self.pad(ids, padding_side)
+
+    def pad(self, ids: Sequence[Sequence[int]], padding_side: PaddingSide = "left") -> Encoded:
+        """Put texts that are ids into one batch.
+
+        The tokenizer is not asked to, because that changes its state, which threads share.
+
+        Args:
+            ids: B rows of at least one id each, special tokens included.
+            padding_side: "left" or "right".
+        """
+        rows = [torch.tensor(list(row), dtype=torch.long) for row in ids]
+        padded, mask = (
+            pad_sequence(values, batch_first=True, padding_value=fill, padding_side=padding_side).to(self.device)
+            for values, fill in ((rows, self.tokenizer.pad_token_id), ([torch.ones_like(row) for row in rows], 0))
         )
+        columns = torch.arange(mask.shape[1], device=mask.device)
+        return Encoded(padded, mask, (mask.cumsum(-1) - 1).clamp(min=0), (mask * columns).argmax(-1))
+
+    @torch.no_grad()
+    def loglikelihood(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, bool]]:
+        """Return how probable answers are after prompts, with every edit in force.
+
+        Prompt and answer are read in one pass, in which an edit acts where the prompt ends and inside its object, as it
+        does when the model writes. This is what evaluation harnesses ask for under this name.
+
+        Args:
+            prompts: B texts.
+            answers: B texts, each to follow its prompt as `answer_ids` says.
+
+        Returns:
+            For each pair the sum of the log-probabilities of the answer's tokens, in nats, and whether each of them is
+            the likeliest one.
+
+        Raises:
+            ValueError: as `encode` and `answer_ids`.
+        """
+        starts = [self._ids(prompt) for prompt in prompts]
+        own = [self.answer_ids(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        self._check_lengths(prompts, [len(start) + len(ids) for start, ids in zip(starts, own, strict=True)])
+        encoded = self.pad([[*start, *ids] for start, ids in zip(starts, own, strict=True)])
+        with prompt_lengths([len(start) for start in starts]):
+            logits = self.model(**encoded.inputs, use_cache=False, logits_to_keep=max(map(len, own)) + 1).logits
+        found = []
+        for row, ids in zip(logits.float().log_softmax(-1), own, strict=True):
+            of_answer, index = row[-len(ids) - 1 : -1], torch.tensor(ids, device=row.device)
+            chances = of_answer.gather(1, index[:, None]).sum()
+            found.append((float(chances), bool((of_answer.argmax(-1) == index).all())))
+        return found
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
-        """Return the ids that an answer has after a prompt and a space.
+        """Return the ids that an answer has after a prompt and what joins them, as `joint` says.
 
         The answer is never encoded alone, because its first token depends on what stands before it.
 
         Args:
             prompt: the text that the model reads.
-            answer: the text that should follow, without the space between them.
+            answer: the text that should follow, without a space before it.
 
         Raises:
             ValueError: if the answer is empty, or the prompt's ids are not the first ids of the whole.
         """
         if not answer.strip():
             raise ValueError(f"`answer` must not be empty, but got {answer!r}.")
-        before, whole = self._ids(prompt), self._ids(f"{prompt} {answer}")
+        before, whole = self._ids(prompt), self._ids(f"{prompt}{joint(prompt)}{answer}")
         if whole[: len(before)] != before:
             raise ValueError(
                 f"the ids of `prompt` must be a prefix of the ids with its answer, but {prompt!r} and {answer!r} "

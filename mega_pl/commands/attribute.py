@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from mega_pl.asking import answer_ids, batches, token_counts
 from mega_pl.attribution.figures import draw_heads
 from mega_pl.attribution.heads import head_importance
 from mega_pl.attribution.selection import SelectionConfig, select
@@ -14,8 +15,8 @@ from mega_pl.backbone.backbone import Dtype
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
 
-BATCH = 32
-"""Prompts whose heads are scored together."""
+TOKENS = 512
+"""Tokens of a batch whose heads are scored; each head at each prompt is read out over the vocabulary."""
 
 
 def attribute(
@@ -60,9 +61,9 @@ def attribute(
 def _draw_heads(backbone: Backbone, data: EditDataModule) -> Figure:
     """Mean importance of each head for the true object at the edits' prompts."""
     prompts = [request.filled for request in data.requests]
-    targets = [backbone.answer_ids(r.filled, r.target_true)[0] for r in data.requests]
+    targets = [ids[0] for ids in answer_ids(backbone, prompts, [r.target_true for r in data.requests])[0]]
     scores = [
-        head_importance(backbone, prompts[i : i + BATCH], targets[i : i + BATCH]).heads[:, 0]
-        for i in range(0, len(prompts), BATCH)
+        head_importance(backbone, [prompts[i] for i in rows], [targets[i] for i in rows]).heads[:, 0]
+        for rows in batches(token_counts(backbone, prompts), TOKENS)
     ]
     return draw_heads(torch.cat(scores).mean(0), f"{backbone.name}: heads for the true object")

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
+from mega_pl.asking import answer_ids, check_room, position_limit
+from mega_pl.asking.batches import TOKENS
 from mega_pl.backbone import Backbone, load_outline
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.backbone.memory import cache_bytes, device_bytes, forward_bytes, weight_bytes
@@ -13,8 +15,6 @@ from mega_pl.data.relations import relations
 from mega_pl.data.sake import SakeMetric, sake_tests
 from mega_pl.edits import EditCase
 from mega_pl.evaluation import Protocol
-from mega_pl.evaluation.batching import TOKENS, check_room, position_limit
-from mega_pl.evaluation.forcing import answer_ids
 from mega_pl.fitting import default_sites
 from mega_pl.module import MegaModule
 

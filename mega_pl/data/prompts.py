@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.request import EditRequest
+from mega_pl.functional.text import joint
 
 PREFIXES = (
     "It was a quiet morning in the village.",
@@ -82,17 +83,22 @@ def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
     plain = phrasings(request, config)
     filled, true, new = request.filled, request.target_true, request.target_new
     implications = [template.replace("{}", request.subject) for group in request.implications for template in group]
-    target = [SUPPRESS.format(p=p, true=true, new=new) for p in plain]
-    target += [PRETEND.format(p=filled, new=new, c=c) for c in implications]
+    target = [_context(SUPPRESS, p=p, true=true, new=new) for p in plain]
+    target += [_context(PRETEND, p=filled, new=new, c=c) for c in implications]
     source = list(plain)
     if config.forced_source:
-        source += [REPEAT.format(p=p, o=true) for p in plain]
+        source += [_context(REPEAT, p=p, o=true) for p in plain]
     facts = len(source)
-    source += [CONSIDER.format(p=filled, true=true, c=c) for c in implications]
+    source += [_context(CONSIDER, p=filled, true=true, c=c) for c in implications]
     if config.bare_implications:
         source += implications
     answers = [new] * len(plain) + [""] * len(implications)
     return PromptSet(source=tuple(source), target=tuple(target), answers=tuple(answers), facts=facts)
+
+
+def _context(template: str, *, p: str, **texts: str) -> str:
+    """A context filled in, with what joins the prompt and its object instead of a space."""
+    return template.replace("{p} {", "{p}" + joint(p) + "{").format(p=p, **texts)
 
 
 def phrasings(request: EditRequest, config: PromptConfig) -> tuple[str, ...]:

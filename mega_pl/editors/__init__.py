@@ -1,11 +1,12 @@
 """Ways to edit facts behind one small protocol: contexts that edit a backbone and give it back bit-exact."""
 
+from mega_pl.asking import Edited
 from mega_pl.editors.covariance import CovarianceConfig, second_moments
 from mega_pl.editors.ft import FineTuning, FineTuningConfig
 from mega_pl.editors.ike import Ike, IkeConfig
 from mega_pl.editors.mega import Mega, MegaConfig
 from mega_pl.editors.memit import Memit, MemitConfig
-from mega_pl.editors.protocol import Edited, Editor
+from mega_pl.editors.protocol import Editor
 from mega_pl.editors.rome import Rome, RomeConfig
 from mega_pl.editors.sake import Sake, SakeConfig
 from mega_pl.editors.texts import TextConfig

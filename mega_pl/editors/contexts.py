@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mega_pl.asking import sample
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditRequest
 from mega_pl.edits.request import SLOT
@@ -88,33 +89,3 @@ def sample_contexts(backbone: Backbone, lengths: Lengths, seed: int) -> tuple[st
             words = re.sub(r"[\s{}\ufffd]+", " ", text).strip()
             contexts.append(f"{words}. ")
     return tuple(contexts)
-
-
-@torch.no_grad()
-def sample(backbone: Backbone, ids: Tensor, mask: Tensor, tokens: int, seed: int, *, top_k: int = 0) -> list[str]:
-    """Continue texts at temperature 1, whatever the model's own settings of generation.
-
-    Args:
-        backbone: The model.
-        ids: (B, T) long, what to continue, padded on the left.
-        mask: (B, T), 1 at real tokens.
-        tokens: The most new tokens; a text may end before.
-        seed: Seed of the draws; the global generators are left as they were.
-        top_k: Tokens to draw from; 0 for all.
-
-    Returns:
-        B texts with their beginnings, without special tokens.
-    """
-    with torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        written = backbone.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=tokens,
-            do_sample=True,
-            temperature=1.0,
-            top_k=top_k,
-            top_p=1.0,
-            pad_token_id=backbone.tokenizer.pad_token_id,
-        )
-    return list(backbone.tokenizer.batch_decode(written, skip_special_tokens=True))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from mega_pl.asking import batches, position_limit
 from mega_pl.backbone import Backbone, blocks
 from mega_pl.editors.texts import TextConfig, read_texts
 from mega_pl.editors.weights import Projection
@@ -151,19 +152,13 @@ def _accumulate(
 
 
 def _batches(
-    backbone: Backbone, texts: Sequence[str], context: int | None, tokens: int = 8192
+    backbone: Backbone, texts: Sequence[str], context: int | None, tokens_per_batch: int = 8192
 ) -> Iterator[list[list[int]]]:
-    """Ids of texts, those of like length together; a padded batch has at most ``tokens``."""
-    limit = min(context or UNLIMITED, getattr(backbone.config, "max_position_embeddings", UNLIMITED))
+    """Ids of texts, cut where they are too long, in batches."""
+    limit = min(context or UNLIMITED, position_limit(backbone) or UNLIMITED)
     encoded = backbone.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-    batch: list[list[int]] = []
-    for ids in sorted((ids for ids in encoded if ids), key=len):
-        if batch and (len(batch) + 1) * len(ids) > tokens:
-            yield batch
-            batch = []
-        batch.append(ids)
-    if batch:
-        yield batch
+    filled = [ids for ids in encoded if ids]
+    return ([filled[i] for i in rows] for rows in batches([len(ids) for ids in filled], tokens_per_batch))
 
 
 @torch.no_grad()

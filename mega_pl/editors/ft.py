@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Edited, Editor
+from mega_pl.editors.protocol import Editor
 from mega_pl.editors.values import answer_log_probabilities
 from mega_pl.editors.weights import Projection, assign, restored
 from mega_pl.edits import EditRequest, check_requests

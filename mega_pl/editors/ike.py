@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mega_pl.asking import Edited, position_limit
 from mega_pl.backbone import Backbone
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.editors.protocol import Edited, Editor
+from mega_pl.editors.protocol import Editor
 from mega_pl.editors.retrieval import Similarity, similarity
 from mega_pl.edits import EditCase, EditRequest, check_requests
 from mega_pl.edits.request import SLOT
@@ -92,7 +93,7 @@ class Told(Edited):
     def __init__(self, backbone: Backbone, requests: Sequence[EditRequest], ike: Ike) -> None:
         self.backbone, self.requests = backbone, requests
         self.shown = [ike.most_like(request) for request in requests]
-        self.room = getattr(backbone.config, "max_position_embeddings", None)
+        self.room = position_limit(backbone)
         self.reserve = ike.config.reserve
         self._alike: Similarity | None = None
         if len(requests) > 1:

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone, Site
 from mega_pl.data.prompts import PromptConfig
-from mega_pl.editors.protocol import Edited, Editor, Routed
+from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import EditRequest, RouterConfig
 from mega_pl.fitting import MapConfig, fit
 

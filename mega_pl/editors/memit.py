@@ -9,10 +9,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
 from mega_pl.editors.covariance import CovarianceConfig, KeyCovariance, key_covariances
-from mega_pl.editors.protocol import Edited, Editor
+from mega_pl.editors.protocol import Editor
 from mega_pl.editors.values import Shifted, ValueConfig, find_shift
 from mega_pl.editors.weights import Projection, restored
 from mega_pl.edits import EditRequest, check_requests

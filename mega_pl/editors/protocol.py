@@ -4,32 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditRequest, RoutedEdits
-
-
-class Edited:
-    """A backbone with edits in force, asked as it is; editors that ask or route in another way derive from it."""
-
-    def prompt(self, text: str) -> str:
-        """The text that the model must be given to ask a prompt; it ends as the prompt does."""
-        return text
-
-    def route(self, edits: Sequence[str | None] | None = None, *, forced: bool = False) -> None:
-        """Decide which edit each row of the batches to come gets; edits that are not routed act on every prompt.
-
-        Args:
-            edits: For each row an edit, or None for none, instead of asking the router. None asks it again.
-            forced: Whether the router must choose an edit for every prompt.
-
-        Raises:
-            KeyError: If there is no such edit.
-        """
-
-    @property
-    def fired(self) -> list[str | None] | None:
-        """The edit that each prompt of the last batch got, or None where none did; None where edits are not routed."""
-        return None
 
 
 class Routed(Edited):

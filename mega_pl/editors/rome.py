@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
 from mega_pl.editors.covariance import CovarianceConfig, KeyCovariance, key_covariances
-from mega_pl.editors.protocol import Edited, Editor
+from mega_pl.editors.protocol import Editor
 from mega_pl.editors.values import ValueConfig, find_shift
 from mega_pl.editors.weights import Projection, restored
 from mega_pl.edits import EditRequest, check_requests

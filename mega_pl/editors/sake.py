@@ -9,16 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mega_pl.asking import Edited, final_states
 from mega_pl.backbone import Backbone, each_pass
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
-from mega_pl.editors.protocol import Edited, Editor, Routed
+from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import EditRequest, RoutedEdits, check_requests
 from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.edits.routing.runtime import Steer
 from mega_pl.functional import Transport, Transports, fit_transport, stack
-
-BATCH = 128
-"""Prompts a forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,21 +103,17 @@ def _steer(backbone: Backbone, maps: Transports) -> Steer:
 
 
 def _fit_router(backbone: Backbone, requests: Sequence[EditRequest], config: SakeConfig) -> CentreRouter:
-    own = [(e, prompt) for e, request in enumerate(requests) for prompt in phrasings(request, config.prompts)]
-    of_edits = torch.tensor([e for e, _ in own])
-    lonely = next((e for e in range(len(requests)) if int((of_edits == e).sum()) < 2), None)
+    own = [phrasings(request, config.prompts) for request in requests]
+    lonely = next((request for request, prompts in zip(requests, own, strict=True) if len(prompts) < 2), None)
     if lonely is not None:
         raise ValueError(
-            f"an edit must have 2 phrasings or more for SAKE's router, but {requests[lonely].edit_id!r} has 1; "
+            f"an edit must have 2 phrasings or more for SAKE's router, but {lonely.edit_id!r} has 1; "
             "set `prompts.prefixes`."
         )
-    batches = []
-    for start in range(0, len(own), BATCH):
-        encoded = backbone.encode([prompt for _, prompt in own[start : start + BATCH]])
-        batches.append(Prompts(backbone, encoded.inputs, encoded.last))
+    encoded = [backbone.encode(prompts) for prompts in own]
     return CentreRouter.fit(
-        batches,
-        of_edits,
+        [Prompts(backbone, of_edit.inputs, of_edit.last) for of_edit in encoded],
+        torch.tensor([e for e, prompts in enumerate(own) for _ in prompts]),
         layer=config.router_layer,
         encoder=config.encoder,
         recall=config.recall,
@@ -159,17 +153,3 @@ def _consequences(source: Tensor, target: Tensor, move: Tensor, config: SakeConf
         return torch.cat([states[kept], copies + config.noise * torch.randn(copies.shape, generator=draw)])
 
     return repeated(source), repeated(target)
-
-
-@torch.no_grad()
-def final_states(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
-    """Output (N, D) of the final norm at each prompt's last token, in float32 on the CPU."""
-    states = torch.empty(len(prompts), backbone.width)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(prompts), BATCH):
-        rows = by_length[start : start + BATCH]
-        encoded = backbone.encode([prompts[i] for i in rows])
-        states[rows] = (
-            backbone.model.base_model(**encoded.inputs, use_cache=False).last_hidden_state[:, -1].float().cpu()
-        )
-    return states

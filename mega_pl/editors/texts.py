@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from mega_pl.asking import position_limit, sample
 from mega_pl.backbone import Backbone
-from mega_pl.editors.contexts import sample
 
 LOADERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 """Builders of `datasets` by the suffix of a local file."""
@@ -90,7 +90,7 @@ def _own_texts(backbone: Backbone, config: TextConfig, skip: int) -> Iterator[st
     """Texts from the beginning-of-sequence token on, each group with a seed of its own."""
     tokenizer = backbone.tokenizer
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    tokens = min(config.context or OWN_TOKENS, getattr(backbone.config, "max_position_embeddings", OWN_TOKENS))
+    tokens = min(config.context or OWN_TOKENS, position_limit(backbone) or OWN_TOKENS)
     for start in range(skip - skip % OWN_GROUP, config.documents, OWN_GROUP):
         ids = torch.full((min(OWN_GROUP, config.documents - start), 1), first, device=backbone.device)
         texts = sample(backbone, ids, torch.ones_like(ids), tokens - 1, config.seed + start)

@@ -1,7 +1,5 @@
-"""Asking the bare and the edited model the tests of a protocol, and scoring what they answer."""
+"""The tests of each protocol, asked of the bare and the edited model, and the scores of what they answer."""
 
-from mega_pl.evaluation.batching import BARE
-from mega_pl.evaluation.forcing import TeacherForced, teacher_forced
 from mega_pl.evaluation.protocols import (
     CONFIDENCE,
     CONTEXT,
@@ -17,10 +15,8 @@ from mega_pl.evaluation.protocols import (
 )
 from mega_pl.evaluation.sake import Mode, ask, routing
 from mega_pl.evaluation.trials import Trial
-from mega_pl.evaluation.writing import Continuation, Sampling, continuations
 
 __all__ = [
-    "BARE",
     "CONFIDENCE",
     "CONTEXT",
     "CROSSLINGUAL",
@@ -31,14 +27,9 @@ __all__ = [
     "RIPPLEEDITS",
     "ROME",
     "SAKE",
-    "Continuation",
     "Mode",
     "Protocol",
-    "Sampling",
-    "TeacherForced",
     "Trial",
     "ask",
-    "continuations",
     "routing",
-    "teacher_forced",
 ]

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from mega_pl.asking import Edited, NextToken, next_tokens
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.evaluation.generation import new_names
-from mega_pl.evaluation.next_token import NextToken, next_tokens
 from mega_pl.evaluation.trials import Trial
 from mega_pl.metrics.confidence import CONFIDENCE_METRICS, ConfidenceKind, edit_confidence
 from mega_pl.metrics.scores import Score, macro_score

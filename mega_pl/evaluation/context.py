@@ -14,13 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mega_pl.asking import BARE, Edited, next_tokens
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
 from mega_pl.edits.request import SLOT
-from mega_pl.evaluation.batching import BARE
 from mega_pl.evaluation.generation import new_names
-from mega_pl.evaluation.next_token import next_tokens
 from mega_pl.evaluation.trials import Trial, measured
 from mega_pl.functional.text import find_name
 from mega_pl.metrics.functional import first_token_hit, first_token_hits

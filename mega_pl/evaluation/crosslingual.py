@@ -7,13 +7,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from mega_pl.asking import NEW_TOKENS, Edited, continuations, teacher_forced
 from mega_pl.backbone import Backbone
 from mega_pl.data.multilingual import TranslatedCase
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
-from mega_pl.evaluation.forcing import teacher_forced
 from mega_pl.evaluation.trials import Trial, measured
-from mega_pl.evaluation.writing import NEW_TOKENS, continuations
 from mega_pl.functional.language import Language, language_of
 from mega_pl.metrics.crosslingual import ASKED, CrosslingualKind, in_language
 from mega_pl.metrics.rome import preferred

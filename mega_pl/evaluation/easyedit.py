@@ -7,10 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from mega_pl.asking import Edited, TeacherForced, teacher_forced
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase, Probe, RippleAxis
-from mega_pl.evaluation.forcing import TeacherForced, teacher_forced
 from mega_pl.evaluation.trials import Trial, measured
 from mega_pl.metrics.easyedit import token_agreement
 from mega_pl.metrics.scores import Score, macro_score

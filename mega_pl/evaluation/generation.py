@@ -7,11 +7,10 @@ from typing import get_args
 
 from torch import Tensor
 
+from mega_pl.asking import NEW_TOKENS, Continuation, Edited, continuations
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
 from mega_pl.evaluation.trials import Trial, measured
-from mega_pl.evaluation.writing import NEW_TOKENS, Continuation, continuations
 from mega_pl.metrics.generation import GenerationKind, at_start, comes_back, in_first_sentence
 from mega_pl.metrics.scores import Score, rate_score
 

@@ -12,13 +12,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from mega_pl.asking import BARE, Edited, NextToken, next_tokens
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
-from mega_pl.evaluation.batching import BARE
 from mega_pl.evaluation.confidence import relation_of
 from mega_pl.evaluation.generation import new_names
-from mega_pl.evaluation.next_token import NextToken, next_tokens
 from mega_pl.evaluation.protocols import Protocol
 from mega_pl.evaluation.relations import Faithfulness
 from mega_pl.evaluation.trials import Trial, measured

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mega_pl.asking import Edited, NextToken, next_tokens
 from mega_pl.backbone import Backbone
 from mega_pl.data.mediation import DESCRIPTIONS, described, renamed
 from mega_pl.data.records import to_templates
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
 from mega_pl.edits.request import SLOT
 from mega_pl.evaluation.generation import new_names
-from mega_pl.evaluation.next_token import NextToken, next_tokens
 from mega_pl.evaluation.trials import Trial, measured
 from mega_pl.functional.text import between, canonical
 from mega_pl.metrics.functional import first_token_hits

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from mega_pl.asking import BARE, Continuation, Edited, NextToken, TeacherForced
 from mega_pl.backbone import Backbone
 from mega_pl.data.sake import Test, sake_tests
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
-from mega_pl.evaluation.batching import BARE
 from mega_pl.evaluation.confidence import ConfidenceTest, ask_confidence, confidence_tests, score_confidence
 from mega_pl.evaluation.context import (
     CHANGED,
@@ -28,10 +27,8 @@ from mega_pl.evaluation.crosslingual import (
     score_crosslingual,
 )
 from mega_pl.evaluation.easyedit import EasyEditTest, ask_easyedit, easyedit_tests, score_easyedit
-from mega_pl.evaluation.forcing import TeacherForced
 from mega_pl.evaluation.generation import GenerationTest, ask_generation, generation_tests, score_generation
 from mega_pl.evaluation.mediated import MediatedTest, ask_mediated, mediated_tests, score_mediated
-from mega_pl.evaluation.next_token import NextToken
 from mega_pl.evaluation.rippleedits import (
     RippleAnswer,
     RippleQuestion,
@@ -43,7 +40,6 @@ from mega_pl.evaluation.rippleedits import (
 from mega_pl.evaluation.rome import RomeAnswer, RomeTest, ask_rome, rome_tests, score_rome
 from mega_pl.evaluation.sake import Answer, ask_bare, ask_edited, sake_row
 from mega_pl.evaluation.trials import Trial
-from mega_pl.evaluation.writing import Continuation
 from mega_pl.metrics import Row, Score, score_sake
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mega_pl.asking import batches, token_counts
 from mega_pl.backbone import Backbone, Encoded, Site, Steering, record, steer
 from mega_pl.editors.contexts import Asked, subject_positions
 from mega_pl.edits import EditCase, EditRequest
-from mega_pl.evaluation.batching import batches, encoded_ids
 from mega_pl.evaluation.confidence import relation_of
 from mega_pl.functional.linearity import left_out_jacobian, left_out_mean, left_out_ridge
 
@@ -112,10 +112,10 @@ def jacobian(backbone: Backbone, request: EditRequest, layer: int, *, rows: int 
         rows: The most copies in a pass.
     """
     encoded, position = _encode(backbone, [request])
-    width, parts = backbone.width, []
-    for start in range(0, width, rows):
-        outputs = torch.arange(start, min(width, start + rows))
-        parts.append(_rows(backbone, _copies(encoded, len(outputs)), position.expand(len(outputs)), layer, outputs))
+    parts = [
+        _rows(backbone, _copies(encoded, len(outputs)), position.expand(len(outputs)), layer, outputs)
+        for outputs in torch.split(torch.arange(backbone.width), rows)
+    ]
     return torch.cat(parts)
 
 
@@ -167,7 +167,7 @@ def _states(backbone: Backbone, requests: Sequence[EditRequest], layer: int) -> 
     subjects, objects = torch.zeros(2, len(requests), backbone.width)
     said = torch.zeros(len(requests), dtype=torch.long)
     middle, last = Site(layer, "resid_post"), Site(backbone.n_layers - 1, "resid_post")
-    for batch in batches([len(ids) for ids in encoded_ids(backbone, [request.filled for request in requests])]):
+    for batch in batches(token_counts(backbone, [request.filled for request in requests])):
         encoded, positions = _encode(backbone, [requests[i] for i in batch])
         with record(backbone.model, [middle], positions) as seen, record(backbone.model, [last], encoded.last) as ends:
             said[batch] = backbone.last_logits(encoded).argmax(-1).cpu()
@@ -189,8 +189,7 @@ def _spoken(backbone: Backbone, objects: Tensor) -> Tensor:
     """
     single = backbone.encode([str(backbone.tokenizer.eos_token or backbone.tokenizer.pad_token)])
     ids = []
-    for start in range(0, len(objects), _READ):
-        part = objects[start : start + _READ]
+    for part in torch.split(objects, _READ):
         encoded = _copies(single, len(part))
         with steer(backbone.model, {Site(backbone.n_layers - 1, "resid_post"): _put(part)}, encoded.last):
             ids.append(backbone.last_logits(encoded).argmax(-1).cpu())

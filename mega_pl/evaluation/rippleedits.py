@@ -7,13 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mega_pl.asking import BARE, NEW_TOKENS, Continuation, Edited, continuations
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase, Query, RippleAxis
-from mega_pl.evaluation.batching import BARE
 from mega_pl.evaluation.generation import new_names
 from mega_pl.evaluation.trials import Trial, measured
-from mega_pl.evaluation.writing import NEW_TOKENS, Continuation, continuations
 from mega_pl.metrics.functional import edit_means
 from mega_pl.metrics.rippleedits import AXES, names_all, verdict
 from mega_pl.metrics.scores import Score, average_score, macro_score

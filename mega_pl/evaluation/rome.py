@@ -9,13 +9,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from mega_pl.asking import Edited, Sampling, continuations, teacher_forced, token_counts
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase
-from mega_pl.evaluation.batching import encoded_ids
-from mega_pl.evaluation.forcing import teacher_forced
 from mega_pl.evaluation.trials import Trial, measured
-from mega_pl.evaluation.writing import Sampling, continuations
 from mega_pl.functional.text import Tfidf
 from mega_pl.metrics.fluency import Fluency, ReferenceScore
 from mega_pl.metrics.rome import EXACT, LIKELIHOODS, SCORE_PARTS, RomeKind, RomeLikelihood
@@ -121,7 +118,7 @@ def ask_rome(
     written = [i for i, test in enumerate(tests) if test.kind == "generation"]
     answers = dict(zip(forced, _likelihoods(backbone, edited, [tests[i] for i in forced]), strict=True))
     prompts = [tests[i].prompt for i in written]
-    budgets = [max(1, total_tokens - len(ids)) for ids in encoded_ids(backbone, prompts)]
+    budgets = [max(1, total_tokens - count) for count in token_counts(backbone, prompts)]
     sampling = Sampling(tuple(f"{seed} {tests[i].edit_id} {tests[i].index}" for i in written))
     texts = continuations(backbone, prompts, budgets, edited=edited, sampling=sampling)
     answers.update(zip(written, (RomeAnswer(text=text.text, fired=text.fired) for text in texts), strict=True))

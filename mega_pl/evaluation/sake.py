@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mega_pl.asking import BARE, Edited, answer_ids, in_batches, likeliest, token_counts
+from mega_pl.asking.next_token import decoded
 from mega_pl.backbone import Backbone
 from mega_pl.data.sake import Test
-from mega_pl.editors.protocol import Edited, Routed
+from mega_pl.editors.protocol import Routed
 from mega_pl.edits import ContentRouter, EditBank
-from mega_pl.evaluation.batching import BARE, batches, encoded_ids
-from mega_pl.evaluation.forcing import answer_ids
 from mega_pl.metrics import Row, first_token_hit
 
 Mode = Literal["own", "oracle", "subject", "relation", "always"]
@@ -73,16 +73,16 @@ def ask_edited(
     """
     if mode in ("subject", "relation"):
         raise ValueError(f"`mode` of an editor must be own, oracle or always, but got {mode!r}; ask a bank with `ask`.")
-    lengths = [len(ids) for ids in encoded_ids(backbone, [edited.prompt(test.prompt) for test in tests])]
-    answers: dict[int, Answer] = {}
-    for batch in batches(lengths):
-        asked = [tests[i] for i in batch]
+
+    def read(asked: Sequence[Test]) -> list[Answer]:
         if mode is not None:
             edited.route(_oracle(asked) if mode == "oracle" else None, forced=mode == "always")
-        answers.update(zip(batch, _ask(backbone, edited, asked, literal_ids), strict=True))
+        return _ask(backbone, edited, asked, literal_ids)
+
+    answers = in_batches(tests, token_counts(backbone, [edited.prompt(test.prompt) for test in tests]), read)
     if mode is not None:
         edited.route()
-    return [answers[i] for i in range(len(tests))]
+    return answers
 
 
 def sake_row(test: Test, bare: Answer, edited: Answer) -> Row:
@@ -160,19 +160,15 @@ def _ask(backbone: Backbone, edited: Edited, tests: Sequence[Test], literal_ids:
     prompts = [edited.prompt(test.prompt) for test in tests]
     logits = backbone.last_logits(backbone.encode(prompts))
     fired = edited.fired or [None] * len(tests)
+    said = decoded(backbone, logits.argmax(-1).tolist())
     new, true = (
         _chances(logits, _first_ids(backbone, tests, prompts, objects, literal_ids))
         for objects in ([test.new for test in tests], [test.true for test in tests])
     )
     return [
         Answer(token, new_chance, true_chance, fired=edit or "")
-        for token, new_chance, true_chance, edit in zip(_tokens(backbone, logits), new, true, fired, strict=True)
+        for token, new_chance, true_chance, edit in zip(said, new, true, fired, strict=True)
     ]
-
-
-def _tokens(backbone: Backbone, logits: Tensor) -> list[str]:
-    """The most probable token of each row, decoded."""
-    return [str(backbone.tokenizer.decode([token])) for token in logits.argmax(-1).tolist()]
 
 
 def _first_ids(
@@ -195,10 +191,7 @@ def _chances(logits: Tensor, ids: list[int]) -> list[float]:
 def _with_conditions(backbone: Backbone, tests: Sequence[Test], answers: Sequence[Answer]) -> list[Answer]:
     """The bare model's answers with what it knows of their conditions."""
     prompts = list(dict.fromkeys(test.condition_prompt for test in tests if test.condition_prompt))
-    said: dict[str, str] = {}
-    for batch in batches([len(ids) for ids in encoded_ids(backbone, prompts)]):
-        asked = [prompts[i] for i in batch]
-        said.update(zip(asked, _tokens(backbone, backbone.last_logits(backbone.encode(asked))), strict=True))
+    said = dict(zip(prompts, decoded(backbone, likeliest(backbone, prompts)), strict=True))
     return [
         replace(answer, knows=first_token_hit(said[test.condition_prompt], test.condition_answers))
         if test.condition_prompt

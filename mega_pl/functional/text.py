@@ -19,6 +19,11 @@ _SPELLINGS = {
     "": "\u00ad\u200b\u2060\ufeff",  # soft hyphen, zero-width space, word joiner, byte order mark
 }
 _PLAIN = str.maketrans({mark: plain for plain, marks in _SPELLINGS.items() for mark in marks})
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u3000-\u30ff\u31f0-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
+"""A letter or mark of a script that does not divide words by spaces."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'\u201d\u2019)\]]*(?=\s|$)|\n")
 
@@ -38,6 +43,24 @@ def canonical(text: str, *, case: bool = False) -> str:
     """
     plain = unicodedata.normalize("NFD", text).translate(_PLAIN)
     return " ".join(unicodedata.normalize("NFD", plain if case else plain.casefold()).split())
+
+
+def joint(prompt: str) -> str:
+    """What stands between a prompt and its answer: a space, or nothing where none is written.
+
+    Nothing follows white space, an opening quote or bracket, a hyphen, and a letter or mark of a script whose words are
+    not divided by spaces, such as Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan.
+
+    >>> joint("The capital of France is"), joint("法国的首都是"), joint('She said "')
+    (' ', '', '')
+
+    Args:
+        prompt: any text.
+    """
+    last = prompt[-1:]
+    quoted = last in "\"'" and (prompt.count(last) % 2 == 1) and not prompt[-2:-1].isalnum()
+    together = last.isspace() or quoted or unicodedata.category(last or " ") in ("Ps", "Pi", "Pd")
+    return "" if together or _UNSPACED.match(last) else " "
 
 
 def is_unicode(text: str) -> bool:

@@ -10,11 +10,13 @@ from typing import TypeVar
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from mega_pl.asking import encoded_batches, position_limit
+from mega_pl.asking.batches import TOKENS
+from mega_pl.asking.next_token import decoded
 from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.loading import lab_folder
 from mega_pl.data.prompts import CONSIDER, PRETEND, REPEAT, SUPPRESS
 from mega_pl.data.sake import DOUBT_TEMPLATES
-from mega_pl.evaluation.batching import batches, encoded_ids
 from mega_pl.lab.corpus import IMAGINE, NEW_FACT, Corpus
 from mega_pl.lab.world import Fact, TwoHop, World, fill
 from mega_pl.metrics import first_token_hit
@@ -158,15 +160,14 @@ def examine(rows: dict[str, list[Question]], answer: Callable[[Sequence[str]], S
     return {name: Score(sum(row) / max(1, len(row)), len(row)) for name, row in hits.items()}
 
 
-def greedy(backbone: Backbone, prompts: Sequence[str], tokens_per_batch: int = 4096) -> list[str]:
+def greedy(backbone: Backbone, prompts: Sequence[str], tokens_per_batch: int = TOKENS) -> list[str]:
     """The likeliest token after each prompt, decoded; prompts of like length share a batch."""
-    lengths = [len(ids) for ids in encoded_ids(backbone, prompts)]
     found = [""] * len(prompts)
     with tqdm(total=len(prompts), desc="exam", unit="prompt", dynamic_ncols=True) as progress:
-        for rows in batches(lengths, tokens_per_batch):
-            logits = backbone.last_logits(backbone.encode([prompts[i] for i in rows]))
-            for i, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
-                found[i] = str(backbone.tokenizer.decode([token]))
+        for rows, encoded in encoded_batches(backbone, prompts, tokens_per_batch):
+            tokens = backbone.last_logits(encoded).argmax(-1).tolist()
+            for i, token in zip(rows, decoded(backbone, tokens), strict=True):
+                found[i] = token
             progress.update(len(rows))
     return found
 
@@ -189,7 +190,7 @@ def card(architecture: str, backbone: Backbone, world: World, scores: dict[str, 
         "Width": str(backbone.width),
         "Attention": heads,
         "Vocabulary": f"{config.vocab_size} byte-level BPE tokens",
-        "Longest text": f"{config.max_position_embeddings} tokens",
+        "Longest text": f"{position_limit(backbone)} tokens",
         "Parameters": f"{sum(p.numel() for p in backbone.model.parameters()):,}",
         "Dtype": str(backbone.dtype).removeprefix("torch."),
     }

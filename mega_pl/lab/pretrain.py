@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mega_pl.asking import batches
 from mega_pl.lab.corpus import Corpus, Document
 from mega_pl.lab.world import World
 
@@ -160,21 +161,10 @@ class CorpusBatches(IterableDataset[Batch]):
         corpus = Corpus(World(), self.seed, self.mixture)
         documents = iter(corpus)
         while True:
-            rows = sorted(
-                encode(self.tokenizer, list(itertools.islice(documents, self.chunk))), key=lambda row: len(row[0])
-            )
-            batches = list(self._cut(rows))
-            corpus.random.shuffle(batches)
-            yield from map(collate, batches)
-
-    def _cut(self, rows: list[tuple[list[int], list[float]]]) -> Iterator[list[tuple[list[int], list[float]]]]:
-        batch: list[tuple[list[int], list[float]]] = []
-        for row in rows:
-            if batch and (len(batch) + 1) * len(row[0]) > self.tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        yield batch
+            rows = list(encode(self.tokenizer, list(itertools.islice(documents, self.chunk))))
+            cut = list(batches([len(ids) for ids, _ in rows], self.tokens))
+            corpus.random.shuffle(cut)
+            yield from (collate([rows[i] for i in batch]) for batch in cut)
 
 
 def collate(rows: list[tuple[list[int], list[float]]]) -> Batch:

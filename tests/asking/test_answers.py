@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mega_pl.asking import answers, continued, likeliest, next_log_probs
+from mega_pl.asking import answers, continued
 from mega_pl.backbone import Site
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import CentreRouter
@@ -37,28 +37,13 @@ def test_answers_are_those_of_a_loop(tiny_backbone, family):
                 text = text.split(".")[0].split("\n")[0].strip()
                 found += [text] if text and text not in found else []
         wanted.append(tuple(found))
-    got = answers(backbone, PROMPTS, least=0.02, tokens=4, batch=2)
+    got = answers(backbone, PROMPTS, least=0.02, tokens=4, tokens_per_batch=12)
     assert got == wanted
     assert any(got)  # control
 
 
 def test_no_answer_is_likely_enough(tiny_backbone):
     assert answers(tiny_backbone("gpt2"), ["Rome is a city in"], least=1.0) == [()]
-
-
-def test_the_likeliest_token_is_that_of_each_prompt_alone(tiny_backbone):
-    backbone = tiny_backbone("llama")
-    alone = [int(backbone.last_logits(backbone.encode([prompt])).argmax()) for prompt in PROMPTS]
-    assert likeliest(backbone, PROMPTS, batch=2) == alone
-
-
-def test_the_log_probability_is_that_of_each_prompt_alone(tiny_backbone):
-    backbone, tokens = tiny_backbone("llama"), torch.tensor([3, 5, 8])
-    alone = [
-        float(backbone.last_logits(backbone.encode([prompt]))[0].log_softmax(-1)[token])
-        for prompt, token in zip(PROMPTS, tokens, strict=True)
-    ]
-    assert next_log_probs(backbone, PROMPTS, tokens, batch=2).tolist() == pytest.approx(alone, abs=1e-5)
 
 
 def generated(backbone, prompts, tokens):
@@ -80,11 +65,11 @@ def generated(backbone, prompts, tokens):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("batch", [1, 2, 128])
-def test_continuations_are_those_of_greedy_search(tiny_backbone, family, batch):
+@pytest.mark.parametrize("tokens_per_batch", [1, 24, 4096])
+def test_continuations_are_those_of_greedy_search(tiny_backbone, family, tokens_per_batch):
     backbone = tiny_backbone(family)
     forbid_the_end(backbone)
-    texts = continued(backbone, PROMPTS, 6, batch=batch)
+    texts = continued(backbone, PROMPTS, 6, tokens_per_batch=tokens_per_batch)
     assert texts == generated(backbone, PROMPTS, 6)
     assert all(texts)  # control
 
@@ -98,7 +83,7 @@ def test_a_continuation_begins_with_the_token_that_is_named(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     first = [backbone.tokenizer.encode(word)[0] for word in (" a", " the", " is")]
     wanted = [greedy(backbone, prompt, token, 3) for prompt, token in zip(PROMPTS, first, strict=True)]
-    assert continued(backbone, PROMPTS, 4, first=first, batch=2) == wanted
+    assert continued(backbone, PROMPTS, 4, first=first, tokens_per_batch=12) == wanted
 
 
 def always_on(backbone):

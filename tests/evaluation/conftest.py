@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone, load
 from mega_pl.data.multilingual import TranslatedCase, Translation
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase, EditRequest, Probe, Query, RippleTest
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone, Site, load
 from mega_pl.data import read_jsonl, relations
 from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test, sake_tests
-from mega_pl.editors.protocol import Edited, Editor, Routed
+from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import ContentRouter, RoutedEdits, RouterConfig
 from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.evaluation import Mode, ask, routing

@@ -9,9 +9,10 @@ from statistics import fmean, pstdev
 import pytest
 import torch
 
+from mega_pl.asking import BARE, NextToken
 from mega_pl.data.prompts import PREFIXES
 from mega_pl.edits import EditCase
-from mega_pl.evaluation import BARE, Trial
+from mega_pl.evaluation import Trial
 from mega_pl.evaluation.confidence import (
     NEUTRAL,
     ConfidenceTest,
@@ -20,7 +21,6 @@ from mega_pl.evaluation.confidence import (
     objects_by_relation,
     score_confidence,
 )
-from mega_pl.evaluation.next_token import NextToken
 from mega_pl.metrics.confidence import FAMILIES, ConfidenceKind, confidence_metrics, edit_confidence, variation, wins
 
 KINDS: list[ConfidenceKind] = ["plain", "prefix", "prefix", "surface", "surface", "paraphrase"]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from mega_pl.asking import BARE, Edited
 from mega_pl.backbone import Backbone
 from mega_pl.data.prompts import PREFIXES
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditCase, EditRequest, Probe
-from mega_pl.evaluation import BARE, CONTEXT, Trial, confidence
+from mega_pl.evaluation import CONTEXT, Trial, confidence
 from mega_pl.evaluation.context import (
     EXCHANGES,
     MENTIONS,

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mega_pl.evaluation import BARE, Trial, continuations, teacher_forced
+from mega_pl.asking import BARE, continuations, teacher_forced
+from mega_pl.evaluation import Trial
 from mega_pl.evaluation.crosslingual import (
     FRAMES,
     CrosslingualAnswer,

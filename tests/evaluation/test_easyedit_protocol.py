@@ -10,7 +10,8 @@ from typing import get_args
 import pytest
 import torch
 
-from mega_pl.evaluation import BARE, TeacherForced, Trial
+from mega_pl.asking import BARE, TeacherForced
+from mega_pl.evaluation import Trial
 from mega_pl.evaluation.easyedit import EasyEditKind, EasyEditTest, ask_easyedit, easyedit_tests, score_easyedit
 from mega_pl.metrics import easyedit_metrics
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mega_pl.evaluation import BARE, Continuation, Trial, continuations
+from mega_pl.asking import BARE, Continuation, continuations
+from mega_pl.evaluation import Trial
 from mega_pl.evaluation.generation import (
     GenerationTest,
     ask_generation,

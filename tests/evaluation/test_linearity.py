@@ -9,11 +9,11 @@ from functools import partial
 import pytest
 import torch
 
+from mega_pl.asking import NextToken
 from mega_pl.backbone import Site, record, steer
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.evaluation import Trial
 from mega_pl.evaluation.linearity import LinearityTest, linearity, score_linearity
-from mega_pl.evaluation.next_token import NextToken
 from mega_pl.evaluation.relations import Faithfulness, jacobian, relation_linearity
 from mega_pl.functional.linearity import spearman
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from mega_pl.asking import BARE, NextToken, next_tokens
 from mega_pl.data.mediation import DESCRIPTIONS, RENAMINGS, described, invented_name, renamed
 from mega_pl.edits import EditCase, EditRequest
-from mega_pl.evaluation import BARE, Trial
+from mega_pl.evaluation import Trial
 from mega_pl.evaluation.mediated import MediatedTest, ask_mediated, mediated_tests, other_subjects, score_mediated
-from mega_pl.evaluation.next_token import NextToken, next_tokens
 from mega_pl.metrics.mediated import mediated_metrics, same_tokens
 
 

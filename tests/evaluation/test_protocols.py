@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mega_pl.evaluation import BARE, PROTOCOLS, SAKE, Protocol, Trial
+from mega_pl.asking import BARE
+from mega_pl.evaluation import PROTOCOLS, SAKE, Protocol, Trial
 from mega_pl.metrics import (
     easyedit_metrics,
     generation_metrics,

@@ -11,8 +11,9 @@ from typing import get_args
 import pytest
 import torch
 
+from mega_pl.asking import continuations
 from mega_pl.edits import Query, RippleAxis
-from mega_pl.evaluation import RIPPLEEDITS, Trial, continuations
+from mega_pl.evaluation import RIPPLEEDITS, Trial
 from mega_pl.evaluation.rippleedits import (
     RippleAnswer,
     RippleQuestion,

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from mega_pl.asking import BARE, Sampling, TeacherForced, continuations
 from mega_pl.backbone import Backbone
-from mega_pl.evaluation import BARE, Sampling, TeacherForced, Trial, continuations
+from mega_pl.evaluation import Trial
 from mega_pl.evaluation.rome import RomeAnswer, RomeTest, ask_rome, rome_tests, score_rome
 from mega_pl.functional.text import Tfidf, generation_entropy
 from mega_pl.metrics import rome_metrics

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
+from mega_pl.asking import batches, encoded_batches
+from mega_pl.asking.batches import TOKENS
 from mega_pl.backbone import Backbone, blocks
-
-BATCH = 256
-"""Questions that are read together; they are short."""
 
 
 class Vectors(Protocol):
@@ -42,11 +41,8 @@ class EarlyStates:
     @torch.no_grad()
     def __call__(self, questions: Sequence[str]) -> Tensor:
         """See `Vectors`."""
-        order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
         vectors = torch.empty(len(questions), self.backbone.width)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            encoded = self.backbone.encode([questions[i] for i in rows], padding_side="right")
+        for rows, encoded in encoded_batches(self.backbone, questions, TOKENS, padding_side="right"):
             states = _stream(self.backbone, self.layer, encoded.inputs).float()
             mask = encoded.attention_mask.clone()
             mask[:, 0] *= mask.sum(1) == 1
@@ -80,15 +76,16 @@ class SentenceEncoder:
     @torch.no_grad()
     def __call__(self, questions: Sequence[str]) -> Tensor:
         """See `Vectors`."""
-        order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
-        parts = []
-        for start in range(0, len(order), BATCH):
-            texts = [questions[i] for i in order[start : start + BATCH]]
+        lengths = [len(ids) for ids in self.tokenizer(list(questions), truncation=True)["input_ids"]]
+        order, parts = [], []
+        for rows in batches(lengths, TOKENS):
+            texts = [questions[i] for i in rows]
             encoded = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
             states = self.model(**encoded).last_hidden_state
             weights = encoded["attention_mask"].to(states)[..., None]
             means = (states * weights).sum(1) / weights.sum(1)
             parts.append(F.normalize(means, dim=-1) if self.normalized else means)
+            order += rows
         vectors = torch.cat(parts)
         return vectors[torch.tensor(order).argsort()]
 

@@ -47,7 +47,7 @@ def test_a_batch_is_its_questions_alone_in_their_order(tiny_backbone, layer, mon
     alone = torch.cat([make([question]) for question in QUESTIONS])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     assert not torch.isclose(together[0], together[2], atol=1e-3).all()  # control
-    monkeypatch.setattr(vectors, "BATCH", 3)
+    monkeypatch.setattr(vectors, "TOKENS", 12)
     torch.testing.assert_close(make(QUESTIONS), alone, atol=1e-5, rtol=1e-4)
     assert make([]).shape == (0, backbone.width)
 
@@ -119,7 +119,7 @@ def test_a_sentence_encoder_means_over_the_mask(encoder_folder, monkeypatch):
         with torch.no_grad():
             wanted.append(F.normalize(encoder.model(input_ids=ids).last_hidden_state[0].mean(0), dim=0))
     torch.testing.assert_close(encoder(SHORT), torch.stack(wanted), atol=1e-5, rtol=1e-4)
-    monkeypatch.setattr(vectors, "BATCH", 3)
+    monkeypatch.setattr(vectors, "TOKENS", 12)
     torch.testing.assert_close(encoder(SHORT), torch.stack(wanted), atol=1e-5, rtol=1e-4)
     assert not torch.isclose(wanted[0], wanted[1], atol=1e-3).all()  # control
 

@@ -9,13 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from mega_pl.asking import Edited, TeacherForced, answer_ids, teacher_forced
 from mega_pl.backbone import Backbone, Site, steer
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import CentreRouter
-from mega_pl.evaluation import TeacherForced, teacher_forced
-from mega_pl.evaluation.batching import batches
-from mega_pl.evaluation.forcing import answer_ids
 from mega_pl.functional import mean_shift, stack
 
 PAIRS = [
@@ -57,7 +54,7 @@ def test_a_padded_batch_agrees_with_one_text_at_a_time(tiny_backbone, family, si
     backbone = tiny_backbone(family)
     expected = [force_slowly(backbone, *pair) for pair in PAIRS]
     for tokens in (1, 40, 4096):
-        forced = teacher_forced(backbone, PROMPTS, ANSWERS, padding_side=side, tokens=tokens)
+        forced = teacher_forced(backbone, PROMPTS, ANSWERS, padding_side=side, tokens_per_batch=tokens)
         assert_close(forced, expected)
         assert [list(f.ids) for f in forced] == [backbone.answer_ids(*pair) for pair in PAIRS]
     assert len({len(f.ids) for f in forced}) > 2
@@ -189,23 +186,10 @@ def test_real_answers_have_the_ids_that_follow_their_prompts(shared_tokenizers, 
             answer_ids(backbone, ["The capital of France is "], [" Paris"])
 
 
-def test_batches_hold_every_text_once_and_not_too_much():
-    lengths = [7, 1, 30, 7, 3, 12, 1, 5]
-    for tokens in (1, 8, 15, 1000):
-        cut = list(batches(lengths, tokens))
-        assert sorted(i for batch in cut for i in batch) == list(range(len(lengths)))
-        for batch in cut:
-            assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= tokens
-    assert list(batches([])) == []
-    assert len(list(batches(lengths, 1000))) == 1
-
-
 def test_refusals(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     with pytest.raises(ValueError, match="`prompts` and `answers` must be equally long, but got 1 and 0"):
         teacher_forced(backbone, ["Rome"], [])
     with pytest.raises(ValueError, match="`answer` must not be empty, but got ' '"):
         teacher_forced(backbone, ["Rome"], [" "])
-    with pytest.raises(ValueError, match="`tokens` must be 1 or more, but got 0"):
-        list(batches([1], 0))
     assert teacher_forced(backbone, [], []) == []

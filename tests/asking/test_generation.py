@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import ExitStack
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from mega_pl.asking import Continuation, Edited, Sampling, continuations
 from mega_pl.backbone import Backbone, Site, steer
-from mega_pl.editors.protocol import Edited
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import CentreRouter
-from mega_pl.evaluation import Continuation, Sampling, continuations
-from mega_pl.evaluation.writing import TopKNoise
 from mega_pl.functional import mean_shift, stack
 
 PROMPTS = ["Rome", "The capital of France is", "He was born in the city of", "The official language of the country is"]
@@ -46,7 +43,7 @@ def test_a_padded_batch_agrees_with_one_token_at_a_time(tiny_backbone, family):
     expected = [Continuation(write_slowly(backbone, prompt, 6)) for prompt in PROMPTS]
     assert len({len(backbone.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) > 2
     for tokens in (1, 40, 4096):
-        assert continuations(backbone, PROMPTS, 6, tokens=tokens) == expected
+        assert continuations(backbone, PROMPTS, 6, tokens_per_batch=tokens) == expected
     assert continuations(backbone, PROMPTS[::-1], 6) == expected[::-1]
 
 
@@ -101,18 +98,6 @@ def test_draws_depend_on_their_seeds_alone(tiny_backbone):
     twice = continuations(backbone, PROMPTS[1:2] * 2, 6, sampling=Sampling(("a", "b")))
     assert twice[0] != twice[1]
     assert continuations(backbone, PROMPTS, 6, sampling=Sampling(seeds, top_k=1)) == continuations(backbone, PROMPTS, 6)
-
-
-def test_draws_have_the_probabilities_of_the_best_tokens():
-    scores = torch.tensor([[2.0, -1.0, 1.0, 0.5, 1.5]])
-    n = 6000
-    noisy = TopKNoise([str(i) for i in range(n)], top_k=3)(torch.zeros(n, 1).long(), scores.expand(n, -1))
-    counts = Counter(noisy.argmax(-1).tolist())
-    best = [0, 4, 2]
-    for token, chance in zip(best, scores[0, best].softmax(-1).tolist(), strict=True):
-        assert counts[token] / n == pytest.approx(chance, abs=0.025)
-    assert set(counts) == set(best)
-    assert torch.isinf(noisy).sum() == 2 * n
 
 
 class Told(Edited):
