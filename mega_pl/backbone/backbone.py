@@ -60,7 +60,7 @@ class Backbone:
     It is not an `nn.Module`, so that a module that holds it neither moves nor saves its weights.
 
     Args:
-        model: a model of a known architecture, in evaluation mode.
+        model: a model of a known architecture, in evaluation mode; of one in PEFT's wrapper the model inside.
         tokenizer: its tokenizer; in the copy the end-of-sequence token pads where no pad token is set.
         name: what others know the model by.
         revision: the revision it was loaded at.
@@ -78,6 +78,7 @@ class Backbone:
         name: str = "",
         revision: str | None = None,
     ) -> None:
+        model = _unwrapped(model)
         self.layout = layout_of(model)
         self.model: Any = model  # its modules are typed too narrowly to be called
         self.tokenizer = deepcopy(tokenizer)  # padding changes its state, even where it has a pad token
@@ -373,6 +374,25 @@ class Backbone:
                 digest.update(f"{part}.{name} {tuple(parameter.shape)}".encode())
                 digest.update(_bytes(parameter[:_DIGEST_ROWS].half()))
         return digest.hexdigest()
+
+
+def _unwrapped(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model inside PEFT's wrapper, through which both generate; its adapters stay in it.
+
+    Raises:
+        ValueError: if an adapter puts virtual tokens before the text.
+    """
+    adapters = getattr(model, "peft_config", None)
+    if not adapters or not hasattr(model, "get_base_model"):
+        return model
+    virtual = next((name for name, config in adapters.items() if config.is_prompt_learning), None)
+    if virtual is not None:
+        raise ValueError(
+            f"the model's adapters must leave the text as it is, but {virtual!r} puts virtual tokens before it; "
+            "edit the model without it."
+        )
+    base: PreTrainedModel = model.get_base_model()  # type: ignore[operator]
+    return base
 
 
 def _bytes(tensor: Tensor) -> memoryview:

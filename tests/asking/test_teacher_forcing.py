@@ -81,25 +81,15 @@ def test_planted_mistakes_are_seen(tiny_backbone):
         assert (right.nll == pytest.approx(wrong.nll, abs=1e-3)) is (prompt == other)
 
 
-def test_a_prompt_is_read_once_and_an_answer_through_its_cache(tiny_backbone):
+def test_prompts_and_answers_are_read_in_one_pass(tiny_backbone):
     backbone, shapes = tiny_backbone("gpt2"), []
     handle = backbone.model.register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     teacher_forced(backbone, PROMPTS, ANSWERS)
     handle.remove()
-    longest = max(len(backbone.answer_ids(*pair)) for pair in PAIRS)
-    assert [rows for rows, _ in shapes] == [len(set(PROMPTS)), len(PAIRS)]
-    assert shapes[1][1] == longest - 1
-
-    shapes.clear()
-    handle = backbone.model.register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
-    single = [pair for pair in PAIRS if len(backbone.answer_ids(*pair)) == 1]
-    teacher_forced(backbone, *map(list, zip(*single, strict=True)))
-    handle.remove()
-    assert len(shapes) == 1  # nothing is left to read
+    longest = max(len(backbone.tokenizer(p)["input_ids"]) + len(backbone.answer_ids(p, a)) for p, a in PAIRS)
+    assert shapes == [(len(PAIRS), longest)]
 
 
 def test_a_short_answer_beside_a_long_one_may_fill_the_model(tiny_backbone):
@@ -183,7 +173,7 @@ def test_real_answers_have_the_ids_that_follow_their_prompts(shared_tokenizers, 
     assert lengths == [len(tokenizer(prompt)["input_ids"]) for prompt in prompts]
     if name == "llama2":  # has tokens of several spaces
         with pytest.raises(ValueError, match="the ids of `prompt` must be a prefix of the ids with its answer"):
-            answer_ids(backbone, ["The capital of France is "], [" Paris"])
+            answer_ids(backbone, ["The capital of France is "], ["Paris"])
 
 
 def test_refusals(tiny_backbone):
