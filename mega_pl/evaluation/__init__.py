@@ -2,6 +2,7 @@
 
 from mega_pl.evaluation.batching import BARE
 from mega_pl.evaluation.forcing import TeacherForced, teacher_forced
+from mega_pl.evaluation.prediction import Prediction, predict
 from mega_pl.evaluation.protocols import (
     CONFIDENCE,
     CONTEXT,
@@ -33,12 +34,14 @@ __all__ = [
     "SAKE",
     "Continuation",
     "Mode",
+    "Prediction",
     "Protocol",
     "Sampling",
     "TeacherForced",
     "Trial",
     "ask",
     "continuations",
+    "predict",
     "routing",
     "teacher_forced",
 ]
