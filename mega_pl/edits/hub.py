@@ -64,7 +64,7 @@ def upload(
         with TemporaryDirectory() as folder:
             saved = bank.save_pretrained(folder)
             card = saved / CARD
-            card.write_text(card.read_text("utf-8").replace("FOLDER", name), "utf-8")
+            card.write_text(card.read_text("utf-8").replace('"FOLDER"', f'"{name}"'), "utf-8")
             commit = api.upload_folder(
                 repo_id=name,
                 folder_path=saved,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mega_pl.backbone import Backbone
+from mega_pl.data.relations import relations
 from mega_pl.edits import EditBank, Route
 from mega_pl.evaluation.batching import TOKENS, batches, encoded_ids
 
@@ -32,7 +33,7 @@ class Prediction:
         """The router's decision in words."""
         route = self.route
         named = [f"subject {route.subject!r}"] if route.subject else []
-        asked = [f"relation {route.relation}"] if route.relation else []
+        asked = [f"relation {_labelled(route.relation)}"] if route.relation else []
         if self.fired is None and not named and not route.confidence:
             return "no edit is near"
         return ", ".join([*named, *asked, f"confidence {route.confidence:.2f}"])
@@ -49,6 +50,12 @@ class Prediction:
             "relation": self.route.relation,
             "evidence": dict(self.route.evidence),
         }
+
+
+def _labelled(names: str) -> str:
+    """What relations are called, where the template bank knows them."""
+    known = relations()
+    return " or ".join(known[name].label if name in known else name for name in names.split(" or "))
 
 
 def predict(
