@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -46,6 +47,13 @@ class MegaCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's loops that the command line runs."""
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in LOOPS}
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Name all commands in the usage, those of our own too."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        self.parser.usage = f"%(prog)s [-c CONFIG] {{{','.join([*LOOPS, *VERBS])}}} ..."
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Use the CLI's seed in the module, and offer a dry run."""

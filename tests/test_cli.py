@@ -322,6 +322,13 @@ def test_every_command_has_help_of_its_own(command: str, capsys: pytest.CaptureF
     assert re.match(rf"usage: [^\n]*\b{command} ", capsys.readouterr().out)
 
 
+def test_a_call_without_a_command_is_told_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--seed", "3"])
+    assert exit_.value.code == 2
+    assert "{fit,validate,test,predict,attribute,compare,template,export}" in capsys.readouterr().err
+
+
 def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     rule = (
         "the command must be one of fit, validate, test, predict, attribute, compare, template, export, but got 'fi'."

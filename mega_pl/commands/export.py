@@ -8,7 +8,7 @@ def export(
     bank: str,
     output: str,
     format: Form,
-    edits: list[str] | str | None = None,
+    edits: list[str | int] | str | None = None,
     lossy: bool = False,
     max_gib: float = 8.0,
 ) -> None:
@@ -26,7 +26,8 @@ def export(
         max_gib: The most that dense maps may take, in GiB.
     """
     source = EditBank.from_pretrained(bank)
-    chosen = [edits] if isinstance(edits, str) else edits
+    listed = [edits] if isinstance(edits, str) else edits
+    chosen = None if listed is None else [str(edit_id) for edit_id in listed]
     lost = export_bank(source, output, format, edits=chosen, lossy=lossy, max_gib=max_gib)
     count = len(source) if chosen is None else len(chosen)
     print(f"Written to {output}: {count} edits as {format}, {INDEX}" + (f"\nlost: {lost}." if lost else ""))

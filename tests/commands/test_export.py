@@ -50,6 +50,7 @@ def test_every_format_is_written(
         (["--format", "gguf"], "a control vector must be asked for with --lossy"),
         (["--format", "easysteer"], "fit at resid_post, or pass --lossy"),
         (["--format", "affine", "--edits", "nobody"], "`edits` must name edits of the bank, curie, but got 'nobody'"),
+        (["--format", "affine", "--edits", "[12, b]"], "`edits` must name edits of the bank, curie, but got '12', 'b'"),
         (["--format", "affine", "--bank", "./nowhere"], "a bank must be a folder or a repository on the hub"),
         (["--format", "affine", "--max_gib", "0.0001"], "`max_gib` must be at least 0.00 for 1 edits"),
         (["--format", "affine", "--output", "file/x"], "'file/x' must be a place to read from or write to"),
