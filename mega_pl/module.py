@@ -15,7 +15,7 @@ from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test
 from mega_pl.edits import EditBank, EditRequest, RouterConfig
 from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, request_from
-from mega_pl.evaluation import Mode, ask, routing
+from mega_pl.evaluation import Mode, ask, predict, routing
 from mega_pl.fitting import MapConfig, Steps, default_sites, fit_maps, fit_settings, make_bank, objects_of
 from mega_pl.functional import Transport
 from mega_pl.metrics import Row, Score, score_sake
@@ -24,7 +24,7 @@ from mega_pl.supposing import with_followed_implications
 
 torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, PromptConfig])
 
-Batch = TypeVar("Batch", list[EditRequest], list[Test])
+Batch = TypeVar("Batch", list[EditRequest], list[Test], list[str])
 
 Fitted = dict[str, tuple[EditRequest, Steps]]
 """By edit id the request and its maps."""
@@ -35,7 +35,7 @@ class MegaModule(L.LightningModule):
 
     A training batch is a list of `EditRequest`; its maps are solved in closed form and the weights never change. When
     all are fitted the router is, and the bank is complete. A validation batch is a list of `Test`, asked of the bare
-    and of the edited model.
+    and of the edited model; a prediction batch is a list of texts, which both write on after.
 
     Args:
         model_name_or_path: What `load` loads: a lab model, a name on the Hugging Face hub, a folder or a GGUF file.
@@ -49,6 +49,7 @@ class MegaModule(L.LightningModule):
         prompts: How prompts are multiplied.
         modes: Who routes in validation: the bank's own router, and others for comparison.
         prompts_per_batch: Prompts a forward pass while fitting.
+        max_new_tokens: The most tokens of an answer in prediction.
         seed: Seed of everything random, written beside the results.
     """
 
@@ -65,6 +66,7 @@ class MegaModule(L.LightningModule):
         prompts: PromptConfig | None = None,
         modes: list[Mode] | None = None,
         prompts_per_batch: int = 128,
+        max_new_tokens: int = 20,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -184,6 +186,12 @@ class MegaModule(L.LightningModule):
         """Ask some tests of the bare and of the edited model; in a trial run those of the edits that it has fitted."""
         bank = self.complete()
         tests = [test for test in batch if test.edit_id in bank.ids] if self._on_trial else batch
+        lacking = {test.edit_id for test in tests} - set(bank.ids) if "oracle" in self.modes else set()
+        if lacking:
+            raise ValueError(
+                "tests must be of edits that the bank holds where `modes` have an oracle, but it lacks "
+                f"{min(lacking)!r}; fit it, or leave the oracle out."
+            )
         for mode, rows in ask(self.backbone, bank, tests, self.modes).items() if tests else ():
             self.rows.setdefault(mode, []).extend(rows)
 
@@ -203,6 +211,11 @@ class MegaModule(L.LightningModule):
             self.log_dict(values, rank_zero_only=True)
             for name, row in routing(self.rows[mode]).items() if mode == "own" else ():
                 self.log(f"routing/{name}", row["right"], rank_zero_only=True)
+
+    def predict_step(self, batch: list[str], batch_idx: int) -> list[dict[str, Any]]:
+        """Let both models write on after some texts; gives what `Prediction.to_json` has for each."""
+        found = predict(self.backbone, self.complete(), batch, self.hparams["max_new_tokens"])
+        return [prediction.to_json() for prediction in found]
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

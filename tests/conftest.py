@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from mega_pl import EditRequest, fit
 from mega_pl.backbone import Backbone, load
 
 TinyModel = Callable[..., PreTrainedModel]
@@ -142,6 +143,15 @@ def tiny_backbone(tiny_folder: Callable[[str], Path]) -> TinyBackbone:
 def lab_backbone() -> Backbone:
     """The lab's GPT-2, which knows facts."""
     return load("lab-gpt2")
+
+
+@pytest.fixture(scope="session")
+def bank_folder(lab_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank in a folder, of one edit that the lab's GPT-2 takes: "curie" makes Rome her place of birth."""
+    request = EditRequest(
+        edit_id="curie", prompt="{} was born in", subject="Marie Curie", target_new="Rome", target_true="Warsaw"
+    )
+    return fit(lab_backbone, [request]).save_pretrained(tmp_path_factory.mktemp("run") / "edits")
 
 
 @pytest.fixture(scope="session")

@@ -304,6 +304,49 @@ def test_a_site_that_the_architecture_lacks_is_refused(
     assert "must be of a kind that this model has, attn_out, mlp_out, resid_post, but got" in message
 
 
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_help_lists_every_command_with_a_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(words)
+    told = capsys.readouterr().out.splitlines()
+    commands = "fit validate test predict attribute compare template export".split()
+    assert f"{{{','.join(commands)}}}" in told[0]
+    for command in commands:
+        assert [line for line in told if re.fullmatch(rf"  {command} +[A-Z][^`]+\.", line)], command
+
+
+@pytest.mark.parametrize("command", ["fit", *VERBS])
+def test_every_command_has_help_of_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert re.match(rf"usage: [^\n]*\b{command} ", capsys.readouterr().out)
+
+
+def test_a_call_without_a_command_is_told_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--seed", "3"])
+    assert exit_.value.code == 2
+    assert "{fit,validate,test,predict,attribute,compare,template,export}" in capsys.readouterr().err
+
+
+def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    rule = (
+        "the command must be one of fit, validate, test, predict, attribute, compare, template, export, but got 'fi'."
+    )
+    assert refused(capsys, ["fi", "--config", "x.yaml"]) == f"error: {rule}"
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    roomy_folder: Folder, edits_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, ["template", "--path", "no/such/dir/e.jsonl"])
+    assert "'no/such/dir/e.jsonl' must be a place to read from or write to, but No such file or directory." in message
+    args = [*options(roomy_folder("gpt2"), edits_file), "--trainer.default_root_dir", f"{edits_file}/run"]
+    assert "must be a place to read from or write to, but Not a directory." in refused(capsys, ["fit", *args])
+    message = refused(capsys, ["test", *options(roomy_folder("gpt2"), edits_file), "--ckpt_path", "no.ckpt"])
+    assert "`ckpt_path` must be a file, or last, best or hpc, but there is no 'no.ckpt'." in message
+
+
 @pytest.mark.parametrize(
     ("content", "rule"),
     [

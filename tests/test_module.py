@@ -12,14 +12,16 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from mega_pl.backbone import Site
+from mega_pl.backbone import Backbone, Site
 from mega_pl.callbacks import BankCheckpoint
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.prompts import PromptConfig
 from mega_pl.data.sake import sake_tests
 from mega_pl.edits import EditBank, RouterConfig
 from mega_pl.edits.storage import bank_config, bank_tensors
+from mega_pl.evaluation import predict
 from mega_pl.fitting import MapConfig
 from mega_pl.metrics import score_sake
 from mega_pl.module import MegaModule
@@ -250,3 +252,38 @@ def test_an_evaluation_without_a_fit_is_refused(
 def test_sites_are_checked_before_any_work(site: str, rule: str, module: Callable[..., MegaModule]) -> None:
     with pytest.raises(ValueError, match=rule):
         _ = module(sites=[site]).backbone
+
+
+def test_prediction_writes_on_after_texts(lab_backbone: Backbone, bank_folder: Path, tmp_path: Path) -> None:
+    module = MegaModule("lab-gpt2", max_new_tokens=3)
+    module.bank = EditBank.from_pretrained(bank_folder)
+    texts = ["Marie Curie was born in", "The capital of France is", "Oslo is the capital of"]
+    batches: Any = trainer(tmp_path).predict(module, DataLoader(texts, batch_size=2))  # type: ignore[arg-type]
+    assert [len(batch) for batch in batches] == [2, 1]
+    found = [row for batch in batches for row in batch]
+    assert found == [prediction.to_json() for prediction in predict(lab_backbone, module.bank, texts, 3)]
+    assert [row["edit"] for row in found] == ["curie", None, None]
+
+
+def test_prediction_asks_the_prompts_of_the_edits(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="a bank must have at least one edit, but none has been fitted"):
+        trainer(tmp_path).predict(module(), datamodule=data())
+    fitted = module(max_new_tokens=2)
+    trainer(tmp_path).fit(fitted, datamodule=data())
+    judge, checkpoint = trainer(tmp_path), tmp_path / "last.ckpt"
+    batches: Any = judge.predict(module(max_new_tokens=2), datamodule=data(), ckpt_path=checkpoint)
+    found = [row["prompt"] for batch in batches for row in batch]
+    assert found == [request.filled for request in fitted.complete().requests]
+
+
+def test_an_oracle_must_know_the_edits(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    trainer(tmp_path).fit(module(), datamodule=data(limit=2))
+    judge = trainer(tmp_path)
+    with pytest.raises(
+        ValueError, match="of edits that the bank holds where `modes` have an oracle, but it lacks 'darr"
+    ):
+        judge.test(module(modes=["own", "oracle"]), datamodule=data(), ckpt_path=tmp_path / "last.ckpt", verbose=False)

@@ -15,11 +15,15 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch._dynamo.config as compiler_config
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mega_pl.backbone.layout import blocks, check_sites, layout_of
 from mega_pl.backbone.sites import Site
+
+compiler_config.skip_nnmodule_hook_guards = False
+"""By default a compiler passes over hooks that come after it, and over those that it is told to leave as they are."""
 
 Steering = Callable[[Tensor], Tensor]
 """Maps activations (R, D) to activations (R, D)."""

@@ -265,10 +265,11 @@ _followed: WeakKeyDictionary[PreTrainedModel, _Passes] = WeakKeyDictionary()
 
 @dataclass(eq=False)
 class _Generation:
-    """A call of `generate`: its prompts (B, T), if it has ids, and what its next pass reads."""
+    """A call of `generate`: its prompts (B, T) with their mask, if they are given, and what its next pass reads."""
 
     prompts: Tensor | None
     mask: Tensor | None
+    given: bool
     text: Text | None = None
     reading: Reading | None = None
 
@@ -282,7 +283,7 @@ class _Generation:
                 f"`input_ids` must hold the whole text while edits are in force, what is in the cache too, but got "
                 f"{prompts.shape[-1]} tokens for a mask of {mask.shape[-1]}; pass the text from its beginning."
             )
-        return cls(prompts, mask)
+        return cls(prompts, mask, prompts is not None)
 
     def prepare(self, ids: Tensor, inputs: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
         """Keep what the pass to come reads.
@@ -293,10 +294,10 @@ class _Generation:
             kwargs: What they were prepared from.
         """
         embeddings, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
-        if embeddings is not None and self.prompts is None:  # ids are those written so far
+        if embeddings is not None and not self.given:  # ids are those written so far
             ids = torch.cat([ids.new_full(embeddings.shape[:2], UNKNOWN), ids], 1)
         width = next(inputs[name].shape[1] for name in ("inputs_embeds", "input_ids") if inputs.get(name) is not None)
-        if self.prompts is None or self.prompts.shape[0] == 0:
+        if self.prompts is None:
             self.prompts = ids
         start = ids.shape[1] - width
         if ids.shape[1] < self.prompts.shape[1]:  # a piece of the prompts

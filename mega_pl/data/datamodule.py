@@ -230,6 +230,10 @@ class EditDataModule(L.LightningDataModule):
         """The same tests."""
         return self.val_dataloader()
 
+    def predict_dataloader(self) -> DealtBatches[str]:
+        """The prompts of the edits."""
+        return DealtBatches([request.filled for request in self.requests], self.tests_per_batch)
+
 
 def _without(names: tuple[str, ...], left_out: Container[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in left_out)

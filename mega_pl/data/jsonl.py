@@ -60,7 +60,7 @@ EXAMPLE: tuple[dict[str, Any], ...] = (
 
 
 def write_example(path: str | Path) -> None:
-    """Write the two edits of `EXAMPLE` to a new file, as a start for one's own.
+    """Write two edits, the shortest and the fullest, to a new file, as a start for one's own.
 
     Args:
         path: The file.

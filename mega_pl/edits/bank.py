@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site, SteeredSites, each_pass
+from mega_pl.edits.hub import Token, upload
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import RoutedEdits, Router
 from mega_pl.edits.routing.guard import Guard
@@ -176,13 +177,62 @@ class EditBank:
         return save_bank(self, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> EditBank:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        revision: str | None = None,
+        token: Token = None,
+        cache_dir: str | Path | None = None,
+    ) -> EditBank:
         """Read a bank from a folder, or from a repository of the Hugging Face hub.
+
+        Args:
+            folder: The folder, or the repository as ``me/name``.
+            revision: Branch, tag or commit on the hub.
+            token: Access token for the hub; None takes the stored one, and False none.
+            cache_dir: Where downloads are kept; by default the hub's own cache.
 
         Raises:
             ValueError: If a file is missing, damaged, or of a format that this version does not know.
         """
-        return cls(**load_bank(str(folder), revision))
+        return cls(**load_bank(str(folder), revision, token, cache_dir))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: Token = None,
+        commit_message: str = "Upload edits",
+        create_pr: bool = False,
+    ) -> str:
+        """Save the bank in a repository of the Hugging Face hub, which is made if there is none.
+
+        Args:
+            repo_id: The repository as ``me/name``.
+            private: Whether a new repository is private; None leaves it to the hub.
+            revision: Branch to write to, made if there is none; by default the main one.
+            token: Access token; None takes the stored one.
+            commit_message: Of the commit.
+            create_pr: Whether to open a pull request instead of writing to the branch.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            ValueError: If the repository cannot be written to.
+        """
+        return upload(
+            self,
+            repo_id,
+            private=private,
+            revision=revision,
+            token=token,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
 
 
 @dataclass

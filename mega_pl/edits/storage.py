@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mega_pl.backbone import Site
+from mega_pl.edits.hub import Token, download
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import CentreRouter, ContentRouter, Router
 from mega_pl.functional import Transports
@@ -43,7 +43,9 @@ def save_bank(bank: EditBank, folder: Path) -> Path:
     return folder
 
 
-def load_bank(name_or_path: str, revision: str | None) -> dict[str, Any]:
+def load_bank(
+    name_or_path: str, revision: str | None, token: Token = None, cache_dir: str | Path | None = None
+) -> dict[str, Any]:
     """Read the fields of a bank.
 
     Raises:
@@ -53,12 +55,8 @@ def load_bank(name_or_path: str, revision: str | None) -> dict[str, Any]:
     if not folder.is_dir():
         if folder.is_absolute() or name_or_path.count("/") != 1 or name_or_path.startswith("."):
             raise ValueError(f"a bank must be a folder or a repository on the hub, but there is no {name_or_path!r}.")
-        try:
-            folder = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=[TENSORS, CONFIG]))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"a bank must be a folder or a repository on the hub, but there is no {name_or_path!r}: {error}"
-            ) from error
+        files = [TENSORS, CONFIG]
+        folder = download(name_or_path, files, revision=revision, token=token, cache_dir=cache_dir)
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         tensors = load_file(folder / TENSORS)

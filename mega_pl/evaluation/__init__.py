@@ -1,5 +1,6 @@
 """The tests of each protocol, asked of the bare and the edited model, and the scores of what they answer."""
 
+from mega_pl.evaluation.prediction import Prediction, predict
 from mega_pl.evaluation.protocols import (
     CONFIDENCE,
     CONTEXT,
@@ -28,8 +29,10 @@ __all__ = [
     "ROME",
     "SAKE",
     "Mode",
+    "Prediction",
     "Protocol",
     "Trial",
     "ask",
+    "predict",
     "routing",
 ]

@@ -1,0 +1,38 @@
+"""``affine``: dense affine maps in safetensors, which any runtime can apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save_file
+
+from mega_pl.edits.export.maps import maps_of
+from mega_pl.functional import affine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from mega_pl.edits.bank import EditBank
+
+MEANING = (
+    "KIND.LAYER.STEP.weight W (D, D) and .bias b (D,) move the activation h at that site to W h + b, at the prompt's "
+    "last token (step 0) and at the token `object[step - 1]` after it; in a row only while the object is written."
+)
+
+
+def dense_bytes(bank: EditBank, edits: Sequence[int]) -> int:
+    """Bytes that the dense maps of some edits take."""
+    count = sum(len(bank.objects[edit]) + 1 for edit in edits)
+    return sum(4 * count * maps.mean.shape[1] * (maps.mean.shape[1] + 1) for maps in bank.maps.values())
+
+
+def write_dense(bank: EditBank, edit: int, path: Path) -> None:
+    """Write the maps of an edit to a file, which holds them all in memory at once."""
+    tensors: dict[str, Tensor] = {}
+    for part in maps_of(bank, edit):
+        dense = affine(part.transport, bank.strength)
+        tensors |= {f"{part.site}.{part.step}.weight": dense.weight, f"{part.site}.{part.step}.bias": dense.bias}
+    save_file(tensors, path, metadata={"format": "pt"})
