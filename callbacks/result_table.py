@@ -75,6 +75,7 @@ def results(module: MegaModule) -> dict[str, Any]:
         "backbone": module.backbone.name,
         "backbone_fingerprint": module.backbone.fingerprint,
         "edits": len(bank),
+        "missed": dict(bank.missed),
         "seed": module.hparams["seed"],
         "versions": versions(),
         "metrics": _entries(module.scores[first]),

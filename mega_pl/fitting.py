@@ -3,7 +3,7 @@
 import copy
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal, get_args
@@ -18,6 +18,7 @@ from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
 from mega_pl.functional import Transport, Transports, fit_transport, mean_shift, stack
+from mega_pl.outcomes import missed_objects, warn_of_missed
 from mega_pl.supposing import with_followed_implications
 
 Estimator = Literal["transport", "mean_shift", "none"]
@@ -400,7 +401,7 @@ def make_bank(
     maps: MapConfig,
     settings: Mapping[str, Any],
 ) -> EditBank:
-    """Fit the router of some fitted edits and put them into a bank.
+    """Fit the router of some fitted edits, put them into a bank, and name those whose object does not come out.
 
     Args:
         backbone: The bare model.
@@ -413,7 +414,7 @@ def make_bank(
     if router.ask_aliases:
         requests = with_known_aliases(backbone, requests)
     steps = [of_step for _, of_edit in fitted.values() for of_step in of_edit]
-    return EditBank(
+    bank = EditBank(
         requests=tuple(requests),
         maps={site: stack([of_step[site] for of_step in steps]) for site in steps[0]},
         objects=tuple(objects_of(backbone, requests, maps)),
@@ -422,6 +423,9 @@ def make_bank(
         backbone={"name": backbone.name, "revision": backbone.revision, **backbone.fingerprint},
         settings=settings,
     )
+    bank = replace(bank, missed=missed_objects(backbone, bank))
+    warn_of_missed(bank)
+    return bank
 
 
 def versions() -> dict[str, str]:

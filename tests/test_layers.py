@@ -17,6 +17,7 @@ ROOMS = [
     "data",
     "aliasing",
     "supposing",
+    "outcomes",
     "metrics",
     "fitting",
     "refining",

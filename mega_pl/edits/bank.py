@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class EditBank:
         settings: How they were fitted: seed, versions, hyper-parameters; written beside the edits.
         objects: For each edit the token ids of its new object that have maps; none where only the prompt's last token
             is steered.
+        missed: The edits whose object the model did not write whole after the fit, with what it wrote instead.
     """
 
     requests: tuple[EditRequest, ...]
@@ -45,6 +46,7 @@ class EditBank:
     backbone: Mapping[str, str | int | None]
     settings: Mapping[str, Any]
     objects: tuple[tuple[int, ...], ...] = ()
+    missed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.objects:
@@ -92,6 +94,7 @@ class EditBank:
             self,
             requests=tuple(self.requests[i] for i in kept),
             objects=tuple(self.objects[i] for i in kept),
+            missed={name: text for name, text in self.missed.items() if name != edit_id},
             maps={site: maps.select(places) for site, maps in self.maps.items()},
             router=self.router.remove(gone),
         )

@@ -84,6 +84,7 @@ def bank_config(bank: EditBank) -> dict[str, Any]:
         "settings": dict(bank.settings),
         "edits": [asdict(request) for request in bank.requests],
         "objects": [list(ids) for ids in bank.objects],
+        "missed": dict(bank.missed),
     }
 
 
@@ -136,6 +137,7 @@ def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
         "requests": requests,
         "maps": maps,
         "objects": objects,
+        "missed": dict(config["missed"]),
         "router": _ROUTERS[router["kind"]].from_state(requests, router, of_router),
         "strength": config["strength"],
         "backbone": config["backbone"],

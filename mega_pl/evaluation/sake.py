@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mega_pl.asking import BARE, Edited, answer_ids, in_batches, likeliest, token_counts
+from mega_pl.asking.batches import encoded_ids
 from mega_pl.asking.next_token import decoded
-from mega_pl.backbone import Backbone
+from mega_pl.backbone import Backbone, prompt_lengths
 from mega_pl.data.sake import Test
 from mega_pl.editors.protocol import Routed
 from mega_pl.edits import ContentRouter, EditBank
@@ -18,6 +19,9 @@ from mega_pl.metrics import Row, first_token_hit
 Mode = Literal["own", "oracle", "subject", "relation", "always"]
 """Who routes: the bank's own router; an oracle that knows what each test is about; the router by the subject's name
 alone, or by the relation alone; the router without the choice to stay silent."""
+
+CONTRASTS = frozenset({"acc", "gen", "spec", "di", "dii"})
+"""Measures of the new object against the true one; where both begin alike they are judged after what they share."""
 
 UNTOUCHED = frozenset({"spec", "rs"})
 """Measures whose prompts no edit should answer."""
@@ -28,8 +32,8 @@ class Answer:
     """What a model answers to one test.
 
     Args:
-        prediction: Decoded argmax token after the prompt.
-        new: Probability of the new object's first token after the prompt.
+        prediction: Decoded argmax token after the prompt, with what both objects begin with before it.
+        new: Probability of the new object's first token after the prompt, or of its first one that the true one lacks.
         true: The same for the true object.
         knows: Whether the bare model hits the test's condition; True where there is none, or of an edited model.
         fired: The edit that the prompt got; "" if none did or edits are not routed.
@@ -158,28 +162,62 @@ def _oracle(tests: Sequence[Test]) -> list[str | None]:
 def _ask(backbone: Backbone, edited: Edited, tests: Sequence[Test], literal_ids: bool = False) -> list[Answer]:
     """Ask tests in one batch."""
     prompts = [edited.prompt(test.prompt) for test in tests]
-    logits = backbone.last_logits(backbone.encode(prompts))
+    new, lengths = answer_ids(backbone, prompts, [test.new for test in tests])
+    true, _ = answer_ids(backbone, prompts, [test.true for test in tests])
+    shared = [_shared(test, *ids) for test, *ids in zip(tests, new, true, strict=True)]
+    starts = [[*start, *ids[:n]] for start, ids, n in zip(encoded_ids(backbone, prompts), new, shared, strict=True)]
+    with prompt_lengths(lengths):
+        logits = backbone.last_logits(backbone.pad(starts))
     fired = edited.fired or [None] * len(tests)
-    said = decoded(backbone, logits.argmax(-1).tolist())
-    new, true = (
-        _chances(logits, _first_ids(backbone, tests, prompts, objects, literal_ids))
-        for objects in ([test.new for test in tests], [test.true for test in tests])
+    said = _said(backbone, tests, prompts, [ids[:n] for ids, n in zip(new, shared, strict=True)], logits)
+    chances = (
+        _chances(logits, _judged_ids(backbone, tests, objects, ids, shared, literal_ids))
+        for objects, ids in (([test.new for test in tests], new), ([test.true for test in tests], true))
     )
     return [
         Answer(token, new_chance, true_chance, fired=edit or "")
-        for token, new_chance, true_chance, edit in zip(said, new, true, fired, strict=True)
+        for token, new_chance, true_chance, edit in zip(said, *chances, fired, strict=True)
     ]
 
 
-def _first_ids(
-    backbone: Backbone, tests: Sequence[Test], prompts: list[str], objects: list[str], literal: bool
+def _shared(test: Test, new: Sequence[int], true: Sequence[int]) -> int:
+    """How many ids both objects begin with, after which a test of their contrast is judged."""
+    if test.metric not in CONTRASTS:
+        return 0
+    shared = 0
+    while shared < min(len(new), len(true)) - 1 and new[shared] == true[shared]:
+        shared += 1
+    return shared
+
+
+def _said(
+    backbone: Backbone, tests: Sequence[Test], prompts: Sequence[str], given: Sequence[Sequence[int]], logits: Tensor
+) -> list[str]:
+    """The argmax tokens, with what is given before them; one that is no text by itself as the answer that it begins."""
+    said = []
+    for test, prompt, start, token in zip(tests, prompts, given, logits.argmax(-1).tolist(), strict=True):
+        text = str(backbone.tokenizer.decode([*start, token]))
+        if "\ufffd" in text:
+            begun = (a for a in test.answers if backbone.answer_ids(prompt, a)[: len(start) + 1] == [*start, token])
+            text = next(begun, text)
+        said.append(text)
+    return said
+
+
+def _judged_ids(
+    backbone: Backbone,
+    tests: Sequence[Test],
+    objects: list[str],
+    ids: Sequence[Sequence[int]],
+    shared: Sequence[int],
+    literal: bool,
 ) -> list[int]:
-    """The first id of each object after its prompt or, at edit prompts and literally, of the object alone."""
-    ids = [of_object[0] for of_object in answer_ids(backbone, prompts, objects)[0]]
+    """The id by which each object is judged or, at edit prompts and literally, the first one of the object alone."""
+    judged = [of_object[n] for of_object, n in zip(ids, shared, strict=True)]
     if literal:
         alone = backbone.tokenizer(objects, add_special_tokens=False)["input_ids"]
-        ids = [own[0] if test.metric == "acc" else i for test, own, i in zip(tests, alone, ids, strict=True)]
-    return ids
+        judged = [own[0] if test.metric == "acc" else i for test, own, i in zip(tests, alone, judged, strict=True)]
+    return judged
 
 
 def _chances(logits: Tensor, ids: list[int]) -> list[float]:
