@@ -232,3 +232,68 @@ def test_a_strength_out_of_range_is_refused(strength):
 def test_an_unknown_estimator_is_refused():
     with pytest.raises(ValueError, match="`estimator` must be one of transport, mean_shift"):
         MapConfig(estimator="affine")  # type: ignore[arg-type]
+
+
+OBJECTS = ((70, 71), (72,))
+
+
+def states_after(backbone, prompts, ids, site, steps):
+    """Last-token activations after prompts and ids, with the maps of each step at the prompt's last token and on."""
+    rows = []
+    for prompt in prompts:
+        start = list(backbone.tokenizer(prompt)["input_ids"])
+        last = len(start) - 1
+        text = torch.tensor([[*start, *ids]])
+
+        def moved(x, of_site, first=last):
+            out = x.clone()
+            for n, transport in enumerate(of_site):
+                if first + n < len(x):
+                    out[first + n] = transport(x[first + n][None])[0]
+            return out
+
+        sites = {s for maps in steps for s in maps}
+        moves = {s: (lambda x, m=[maps[s] for maps in steps if s in maps]: moved(x, m)) for s in sites}
+        with torch.no_grad(), steer(backbone.model, moves), record(backbone.model, [site]) as seen:
+            backbone.model(text, use_cache=False)
+        rows.append(seen[site][0, -1])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_every_token_of_an_object_meets_its_target_with_those_before_it_moved(tiny_backbone, family):
+    backbone = tiny_backbone(family)
+    sets = [
+        replace(FRANCE, answers=("x",) * 3, facts=2),  # the others are consequences, which no object follows
+        replace(ROME, answers=("x",) * 3, facts=3),
+    ]
+    fitted = fit_maps(backbone, sets, SITES, SHIFT, objects=OBJECTS, batch=3)
+    for prompts, ids, steps in zip(sets, OBJECTS, fitted, strict=True):
+        assert len(steps) == len(ids) + 1
+        for step in range(1, len(steps)):
+            facts = prompts.source[: prompts.facts]
+            for i, site in enumerate(SITES):
+                target = states_after(backbone, prompts.target, ids[:step], site, []).mean(0)
+                moves = [*steps[:step], {s: steps[step][s] for s in SITES[: i + 1]}]
+                source = states_after(backbone, facts, ids[:step], site, moves).mean(0)
+                torch.testing.assert_close(source, target, atol=2e-3, rtol=2e-3)
+                bare = states_after(backbone, facts, ids[:step], site, steps[:step]).mean(0)
+                assert (bare - target).norm() > 0.05 * target.norm()
+    alone = fit_maps(backbone, sets, SITES, SHIFT)
+    for steps, first_alone in zip(fitted, first(alone), strict=True):
+        for site in SITES:
+            torch.testing.assert_close(steps[0][site].shift, first_alone[site].shift, atol=1e-4, rtol=1e-4)
+
+
+def test_after_a_fit_the_objects_that_do_not_come_out_are_named(roomy_folder):
+    backbone = load(str(roomy_folder("gpt2")))
+    request = EditRequest(
+        edit_id="a", prompt="The capital of {} is", subject="France", target_new="Rome", target_true="Paris"
+    )
+    with pytest.warns(
+        UserWarning, match=r"1 of 1 new objects do not come out whole after their prompts: 'a' \('Rome', but"
+    ):
+        bank = fit(backbone, [request], maps=MapConfig(estimator="none"))
+    assert list(bank.missed) == ["a"]
+    written = backbone.generate(request.filled, max_new_tokens=len(backbone.answer_ids(request.filled, "Rome")))
+    assert bank.missed["a"] == written.strip()

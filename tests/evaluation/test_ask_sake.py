@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +22,10 @@ from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import ContentRouter, RoutedEdits, RouterConfig
 from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.evaluation import Mode, ask, routing
-from mega_pl.evaluation.sake import ask_bare, ask_edited, sake_row
+from mega_pl.evaluation.sake import _said, _shared, ask_bare, ask_edited, sake_row
 from mega_pl.fitting import MapConfig, fit_maps, make_bank
 from mega_pl.functional import Transport
-from mega_pl.metrics import Row, score_sake
+from mega_pl.metrics import Row, first_token_hit, score_sake
 
 MODES: tuple[Mode, ...] = ("own", "oracle", "subject", "relation", "always")
 
@@ -285,3 +287,67 @@ def test_literal_ids_are_those_without_the_space(setting: Setting) -> None:
         assert first != backbone.answer_ids(test.prompt, test.new)[0]
         assert answer.new == pytest.approx(float(chances[first]), rel=1e-3)
         assert (answer.prediction, answer.knows) == (usual.prediction, usual.knows)
+
+
+ALIKE = ("Romania", "Rome", "Romans", "Spain")
+
+
+def contrast(new: str, true: str, metric: str = "acc", prompt: str = "The city is called") -> Test:
+    fields: dict[str, Any] = {"metric": metric}
+    return Test(edit_id="a", prompt=prompt, answers=(new,), new=new, true=true, **fields)
+
+
+@pytest.mark.parametrize("metric", ["acc", "gen", "spec", "di", "dii"])
+def test_objects_that_begin_alike_are_judged_where_they_differ(setting: Setting, metric: str) -> None:
+    backbone = setting.backbone
+    for new, true in permutations(ALIKE, 2):
+        test = contrast(new, true, metric)
+        ids = [backbone.answer_ids(test.prompt, o) for o in (new, true)]
+        shared = 0
+        while ids[0][shared] == ids[1][shared] and shared + 1 < min(map(len, ids)):
+            shared += 1
+        start = [*backbone.tokenizer(test.prompt)["input_ids"], *ids[0][:shared]]
+        with torch.no_grad():
+            chances = backbone.model(torch.tensor([start])).logits[0, -1].softmax(-1)
+        answer = ask_bare(backbone, [test])[0]
+        assert answer.new == pytest.approx(float(chances[ids[0][shared]]), rel=1e-3)
+        assert answer.true == pytest.approx(float(chances[ids[1][shared]]), rel=1e-3)
+        assert answer.prediction.startswith(str(backbone.tokenizer.decode(ids[0][:shared])))
+    lengths = [[len(backbone.answer_ids("The city is called", o)) for o in ALIKE]]
+    assert max(lengths[0]) > 1  # control: there is something to share
+
+
+def test_other_questions_are_judged_by_their_first_token(setting: Setting) -> None:
+    backbone = setting.backbone
+    rome, romania = contrast("Rome", "Romania", "rs"), contrast("Romania", "Rome", "rs")
+    answers = ask_bare(backbone, [rome, romania])
+    assert answers[0].prediction == answers[1].prediction
+    assert answers[0].new == answers[0].true
+
+
+def test_an_edit_acts_where_its_prompt_ends_though_the_judged_token_is_further_on(setting: Setting) -> None:
+    """The shared ids are the answer's, not the prompt's: the router and the maps see the prompt as it is."""
+    bank, backbone = setting.bank, setting.backbone
+    request = bank.requests[0]
+    test = replace(contrast("Rome", "Romania", prompt=request.filled), edit_id=request.edit_id)
+    with bank.apply(backbone) as use:
+        edited = ask_edited(backbone, Routed(use), [test])[0]
+        assert use.fired == [request.edit_id]
+    assert edited.new != ask_bare(backbone, [test])[0].new
+
+
+def test_a_token_that_is_no_text_by_itself_is_the_answer_that_it_begins(setting: Setting) -> None:
+    backbone = setting.backbone
+    test = replace(
+        contrast("\u7f57\u9a6c", "\u5df4\u9ece", prompt="\u6cd5\u56fd\u7684\u9996\u90fd\u662f"),
+        answers=("\u7f57\u9a6c",),
+    )
+    ids = [backbone.answer_ids(test.prompt, o) for o in (test.new, test.true)]
+    assert "\ufffd" in backbone.tokenizer.decode(ids[0][:1])
+    shared = _shared(test, *ids)
+    logits = torch.zeros(1, 1000)
+    for judged, said in ((ids[0][shared], True), (ids[1][shared], False)):
+        logits[0, judged] += 9 + judged / 1000
+        text = _said(backbone, [test], [test.prompt], [ids[0][:shared]], logits)[0]
+        assert first_token_hit(text, test.answers) == said
+        logits[0, judged] = 0
