@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MethodType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -49,7 +50,7 @@ class Reading:
     Args:
         ids: (B, T) each row from its beginning, with what is in the cache, and at least to the end of its prompt;
             `UNKNOWN` for embeddings.
-        mask: (B, T) 1 at real tokens.
+        real: (B, P) 1 at real tokens, with P at most T; those behind are real.
         last: (B,) column of the last token of each row's prompt.
         start: First column that the pass reads; those before it are in the cache.
         stop: The column after the last one that it reads.
@@ -58,12 +59,17 @@ class Reading:
     """
 
     ids: Tensor
-    mask: Tensor
+    real: Tensor
     last: Tensor
     start: int
     stop: int
     text: Text
     writing: bool
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """(B, T) 1 at real tokens."""
+        return torch.cat([self.real, torch.ones_like(self.ids[:, self.real.shape[1] :])], 1)
 
     @property
     def complete(self) -> bool:
@@ -265,13 +271,23 @@ _followed: WeakKeyDictionary[PreTrainedModel, _Passes] = WeakKeyDictionary()
 
 @dataclass(eq=False)
 class _Generation:
-    """A call of `generate`: its prompts (B, T) with their mask, if they are given, and what its next pass reads."""
+    """A call of `generate`.
+
+    Args:
+        prompts: (B, T) its prompts, as soon as they are known.
+        mask: (B, T) 1 at their real tokens.
+        given: Whether the prompts are ids of the call.
+        text: What its passes belong to.
+        reading: What its next pass reads.
+        rows: By the number of rows of each prompt the mask of those rows, and the column where each prompt ends.
+    """
 
     prompts: Tensor | None
     mask: Tensor | None
     given: bool
     text: Text | None = None
     reading: Reading | None = None
+    rows: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def begun(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Generation:
@@ -308,17 +324,11 @@ class _Generation:
             self.mask = torch.ones_like(self.prompts)
             if mask is not None:
                 self.mask[:, : mask.shape[1]] = mask[::copies, : self.prompts.shape[1]].to(self.mask)
-        of_prompts = self.mask.to(ids).repeat_interleave(copies, 0)
+        if copies not in self.rows:
+            real = self.mask.to(ids).repeat_interleave(copies, 0)
+            self.rows[copies] = real, _column(real, real.sum(-1))
         self.text = self.text or Text(len(self.prompts))
-        self.reading = Reading(
-            ids=ids,
-            mask=torch.cat([of_prompts, torch.ones_like(ids[:, of_prompts.shape[1] :])], 1),
-            last=_column(of_prompts, of_prompts.sum(-1)),
-            start=start,
-            stop=start + width,
-            text=self.text,
-            writing=True,
-        )
+        self.reading = Reading(ids, *self.rows[copies], start, start + width, self.text, writing=True)
 
 
 def _check_pass(inputs: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,10 +45,12 @@ class Guard:
         guarded, first = logits, reading.stop - logits.shape[1]
         for row, edit in edits.items():
             last = int(reading.last[row])
-            columns = reading.mask[row, last + 1 :].nonzero()[:, 0] + last + 1
-            text = reading.ids[row, columns].tolist()
+            behind = reading.ids[row, last + 1 :].tolist()
+            if reading.real.shape[1] > last + 1:  # the prompt is padded on the right
+                real = reading.mask[row, last + 1 :].tolist()
+                behind = [token if mask else None for token, mask in zip(behind, real, strict=True)]
             for n in range(max(0, last - first), logits.shape[1]):
-                written = text[: int((columns <= first + n).sum())]
+                written = [token for token in behind[: first + n - last] if token is not None]
                 exchange = self._exchange(logits[row, n], reading, row, edit, written)
                 if exchange is not None:
                     guarded = guarded.clone() if guarded is logits else guarded
@@ -68,9 +71,14 @@ class Guard:
         for k in range(1, len(new)):
             if written[-k:] == new[:k] and tuple(written[:-k]) in begun:
                 return int(logits.argmax()), new[k]
+        places = [
+            next(j for j in range(len(old) - 1, -1, -1) if written[len(written) - j :] == old[:j]) for old in old_forms
+        ]
+        near = logits[[old[j] for old, j in zip(old_forms, places, strict=True)]] >= logits.max() + math.log(LIKELY)
+        if not near.any():
+            return None
         chances = logits.float().softmax(-1)
-        for old in old_forms:
-            j = next(j for j in range(len(old) - 1, -1, -1) if written[len(written) - j :] == old[:j])
+        for old, j in zip(old_forms, places, strict=True):
             if chances[old[j]] < LIKELY and int(logits.argmax()) != old[j]:
                 continue
             if not self._spelt(reading, row, [*written, old[j]], old[j + 1 :]):

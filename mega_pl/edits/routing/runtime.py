@@ -77,7 +77,9 @@ class RoutedEdits:
         """Decide what a pass does, as `each_pass` asks; edits that were put on later go before these."""
         routing: Routing | None = reading.text.decisions.get(self)
         if routing is None:
-            routing = reading.text.decisions[self] = Routing(self._routes(reading))
+            routes = self._routes(reading)
+            longest = max((len(self.objects[r.edit]) for r in routes if self.objects and r.edit != NO_EDIT), default=0)
+            routing = reading.text.decisions[self] = Routing(routes, reading.ids.shape[1] - 1 + longest)
             self._local.routes = []  # until the edits have acted
         copies = len(reading.ids) // len(routing.routes)
         edits = {row: routing.routes[row // copies].edit for row in range(len(reading.ids)) if row not in taken}
@@ -109,9 +111,16 @@ class RoutedEdits:
 
 @dataclass(eq=False)
 class Routing:
-    """Where the prompts of a text went, and whether the edits have acted at their ends."""
+    """Where the prompts of a text went.
+
+    Args:
+        routes: Of each prompt.
+        until: The last column that their edits may move.
+        acted: Whether the edits have acted at the ends of the prompts.
+    """
 
     routes: list[Route]
+    until: int
     acted: bool = False
 
 
@@ -156,11 +165,9 @@ class RoutedPass:
     def _places(self) -> list[tuple[int, int, int, int]]:
         """The tokens (row, column, edit, step) that the pass moves: a prompt's last one, and those of the object."""
         reading, objects = self.reading, self.use.objects
-        wanted = {row: list(objects[edit]) if objects else [] for row, edit in self.edits.items()}
-        if not wanted or (
-            self.routing.acted and reading.start > int(reading.last.max()) + max(map(len, wanted.values()))
-        ):
+        if not self.edits or reading.start > self.routing.until:
             return []
+        wanted = {row: list(objects[edit]) if objects else [] for row, edit in self.edits.items()}
         places = []
         for row, edit in self.edits.items():
             last = int(reading.last[row])

@@ -1,0 +1,112 @@
+"""Whether edits hold while text is written: whole objects, the old object's return, and how natural the text stays.
+
+    python benchmarks/holding.py lab-gpt2 --edits 200
+    python benchmarks/holding.py FOLDER --counterfact FILE --edits 100 --least 2 --sites resid_mid.18 ...
+
+All edits are in one bank and each is asked by its own prompt, greedily, an oracle routing. Perplexity is the bare
+model's, of what follows the object, after the edited and after the bare model's own answer.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mega_pl import Backbone, EditRequest, RouterConfig, Site, load
+from mega_pl.data.datamodule import EditDataModule
+from mega_pl.data.prompts import PromptConfig
+from mega_pl.edits.storage import write_text
+from mega_pl.fitting import MapConfig, fit
+from mega_pl.functional.text import find_name
+from mega_pl.lab.data import LabDataModule
+
+
+def main(args: list[str] | None = None) -> None:
+    """Fit, write and judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="lab-gpt2, lab-llama, a folder or a name on the hub")
+    parser.add_argument("--counterfact", type=Path, help="a file of CounterFact; the lab's test split without it")
+    parser.add_argument("--start", type=int, default=0, help="records to skip")
+    parser.add_argument("--edits", type=int, default=100)
+    parser.add_argument("--least", type=int, default=1, help="the fewest tokens of a new object")
+    parser.add_argument("--sites", nargs="*", default=[])
+    parser.add_argument("--prefixes", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args(args)
+    backbone = load(options.model)
+    requests = _requests(backbone, options)
+    router = RouterConfig(answer=False, noun_phrases=False, ask_aliases=False)  # an oracle routes
+    start = time.perf_counter()
+    bank = fit(
+        backbone,
+        requests,
+        sites=[Site.parse(site) for site in options.sites] or None,
+        prompts=PromptConfig(prefixes=options.prefixes),
+        router=router,
+        maps=MapConfig(),
+    )
+    seconds = (time.perf_counter() - start) / len(bank)
+    prompts = [request.filled for request in requests]
+    bare = backbone.generate(prompts, max_new_tokens=options.tokens)
+    after = [_after(text, request.target_true) for text, request in zip(bare, requests, strict=True)]
+    lines = [f"| {options.model}, {len(bank)} edits | whole object | old one comes back | perplexity | bare |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    own = _perplexity(backbone, [p for p, a in zip(prompts, after, strict=True) if a], [a for a in after if a])
+    for name, guard in (("with guard", True), ("without", False)):
+        with bank.apply(backbone, edits=bank.ids, guard=guard):
+            texts = backbone.generate(prompts, max_new_tokens=options.tokens)
+        whole = sum(t.strip().startswith(r.target_new) for t, r in zip(texts, requests, strict=True))
+        cut = [_after(text, request.target_new) for text, request in zip(texts, requests, strict=True)]
+        kept = [(p, a, r) for p, a, r in zip(prompts, cut, requests, strict=True) if a]
+        back = sum(find_name(after, (r.target_true,)) is not None for _, (_, after), r in kept)
+        perplexity = _perplexity(backbone, [p for p, *_ in kept], [a for _, a, _ in kept])
+        lines.append(
+            f"| {name} | {whole / len(bank):.3f} | {back}/{len(kept)} | {perplexity:.2f} | {own:.2f} |",
+        )
+    lines.append("")
+    lines.append(f"{seconds:.1f} s an edit; not whole: " + "; ".join(f"{k}: {v!r}" for k, v in bank.missed.items()))
+    print("\n".join(lines))
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.output, "\n".join(lines) + "\n")
+
+
+def _requests(backbone: Backbone, options: argparse.Namespace) -> list[EditRequest]:
+    """The first requests whose new objects are long enough."""
+    data: EditDataModule
+    if options.counterfact is None:
+        data = LabDataModule(split="test")
+    else:
+        data = EditDataModule(counterfact=options.counterfact, on_bad="skip", relation_phrasings=True)
+    data.setup("fit")
+    requests = [case.request for case in data.cases[options.start :]]
+    long = [r for r in requests if len(backbone.answer_ids(r.filled, r.target_new)) >= options.least]
+    return long[: options.edits]
+
+
+def _after(text: str, name: str) -> tuple[str, str] | None:
+    """A text to the end of a name, and what follows it; None where it has no such name or ends there."""
+    start = text.find(name)
+    end = start + len(name)
+    return None if start < 0 or not text[end:].strip() else (text[:end], text[end:])
+
+
+@torch.no_grad()
+def _perplexity(backbone: Backbone, prompts: Sequence[str], texts: Sequence[tuple[str, str]]) -> float:
+    """The bare model's perplexity of what follows prompts and answers."""
+    losses: list[float] = []
+    for prompt, (answer, rest) in zip(prompts, texts, strict=True):
+        before, whole = (backbone.tokenizer(t)["input_ids"] for t in (prompt + answer, prompt + answer + rest))
+        logits = backbone.model(torch.tensor([whole], device=backbone.device), use_cache=False).logits[0].float()
+        chances = logits[len(before) - 1 : -1].log_softmax(-1)
+        index = torch.tensor(whole[len(before) :], device=chances.device)
+        losses += (-chances.gather(1, index[:, None])[:, 0]).tolist()
+    return math.exp(sum(losses) / len(losses)) if losses else math.nan
+
+
+if __name__ == "__main__":
+    main()
