@@ -1,5 +1,5 @@
 """Tensors in, tensors out: the mathematics of an edit, with neither Lightning nor Hugging Face."""
 
-from mega_pl.functional.transport import Transport, Transports, fit_transport, mean_shift, stack
+from mega_pl.functional.transport import Transport, Transports, fit_transport, join, mean_shift, stack
 
-__all__ = ["Transport", "Transports", "fit_transport", "mean_shift", "stack"]
+__all__ = ["Transport", "Transports", "fit_transport", "join", "mean_shift", "stack"]

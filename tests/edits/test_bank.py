@@ -425,5 +425,5 @@ def test_tensors_of_another_bank_are_refused(tiny_backbone, tiny_bank, tmp_path)
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     tensors = load_file(folder / "edit_model.safetensors")
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "edit_model.safetensors")
-    with pytest.raises(ValueError, match=r"must be of one bank, but they differ; save it again"):
+    with pytest.raises(ValueError, match="must belong together, but they are not of one bank; save it again"):
         EditBank.from_pretrained(folder)
