@@ -181,6 +181,9 @@ def _tensor(tensors: Tensors, name: str, *shape: int | None, dtype: torch.dtype 
 def _check_content(router: Json, tensors: Tensors, count: int, vocab: int) -> set[str]:
     """Refuse a content router that does not fit its edits; give the names of its tensors."""
     check_record(member(router, "config", dict), RouterConfig, "router.config")
+    shrinkage = RouterConfig(**router["config"]).shrinkage
+    if not 0 < shrinkage <= 1:
+        raise ValueError(f"`shrinkage` must lie in (0, 1], but got {shrinkage}.")
     matcher, scopes = member(router, "matcher", dict), member(router, "scopes", dict)
     relations = len(member(matcher, "relations", list[str]))
     of_relations = [member(matcher, name, list[list[str]]) for name in ("nouns", "words")]
@@ -205,7 +208,10 @@ def _check_content(router: Json, tensors: Tensors, count: int, vocab: int) -> se
     _check_indices("router.owners", [owners.tolist()], relations)
     _tensor(tensors, "router.questions", len(texts), space)
     names = {"router.projection", "router.mean", "router.owners", "router.references", "router.questions"}
-    if member(router, "answer_weights", tuple[float, float] | None) is None:
+    heard = member(router, "answer_weights", tuple[float, float] | None)
+    if min([*weights, *(heard or [])]) < 0:
+        raise ValueError("`weights` and `answer_weights` of the router must be at least 0, but one is not.")
+    if heard is None:
         return names
     _tensor(tensors, "router.answer_base", count)
     tokens = _tensor(tensors, "router.answer_tokens", count, dtype=torch.int64)

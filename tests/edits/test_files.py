@@ -96,28 +96,40 @@ def poured(draw: random.Random, good: Path, folder: Path) -> None:
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The ways to the values of a JSON value; of long lists the first few."""
-    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))[:3] if isinstance(value, list) else []
+    items = (
+        list(value.items())
+        if isinstance(value, dict)
+        else list(enumerate(value))[:3]
+        if isinstance(value, list)
+        else []
+    )
     return [path, *(p for key, item in items for p in places(item, (*path, key)))]
 
 
 READ = {"format_version", "sites", "strength", "backbone", "edits", "objects", "router", "history"}
 """What a bank is made of; notes on how it was fitted may be anything."""
 
+FREE = {"revision", "layer", "encoder"}
+"""What may be there or not."""
+
 
 def hostile(draw: random.Random, good: Path, folder: Path) -> None:
     """Another JSON value somewhere, with the right digests."""
     config = json.loads((good / CONFIG).read_text("utf-8"))
-    path = draw.choice([p for p in places(config) if p and p[0] in READ])
+    path = draw.choice([p for p in places(config) if p and p[0] in READ and p[-1] not in FREE])
     inside = config
     for key in path[:-1]:
         inside = inside[key]
     old, deep = inside[path[-1]], draw.choice([50, 5000])
-    kinds = [value for value in JUNK if type(value) is not type(old)] + [{"deep": deep}]
+    alike = (int, float) if type(old) is float else type(old)  # JSON has one kind of number
+    kinds = [value for value in JUNK if not isinstance(value, alike)] + [{"deep": deep}]
     value = draw.choice(kinds)
     if value == {"deep": deep}:
         write(folder, config, load_file(good / TENSORS))
         text, nested = (folder / CONFIG).read_text("utf-8"), "[" * deep + "]" * deep
-        (folder / CONFIG).write_text(text.replace('"strength": ', f'"strength": {nested}, "was": ', 1), encoding="utf-8")
+        (folder / CONFIG).write_text(
+            text.replace('"strength": ', f'"strength": {nested}, "was": ', 1), encoding="utf-8"
+        )
         return
     inside[path[-1]] = value
     write(folder, config, load_file(good / TENSORS))
@@ -186,6 +198,9 @@ def changed(good: Path, folder: Path, path: tuple[Any, ...], value: Any) -> Path
         (("router", "scopes", "edits", 0, 0), [10**6], r"`router.scopes.edits` must lie in \[0, "),
         (("router", "scopes", "edits", 0, 2), [], "must have a wording of its own, but one has none"),
         (("router", "matcher", "weights"), [1.0], "as many relations, weights and scopes as it needs, but has not"),
+        (("router", "matcher", "weights", 0), -1, "`weights` and `answer_weights` of the router must be at least 0"),
+        (("router", "config", "shrinkage"), -1, r"`shrinkage` must lie in \(0, 1\], but got -1"),
+        (("router", "config", "layer"), -1, "`layer` must be at least 0, but got -1"),
         (("history",), {}, "`history` must be a list, but got"),
         (("history", 0, "operation"), "steal", "`operation` must be one of add, merge, replace, remove"),
         (("history", 1, "new"), ["nobody"], "`history` must lead to the edits of the bank, but its 'add' does not"),
@@ -220,7 +235,9 @@ def test_a_config_that_was_changed_by_hand_is_refused(good, tmp_path):
 def test_ids_that_lead_out_of_a_folder_are_refused(edit_id):
     with pytest.raises(ValueError, match="`edit_id` must be printable and no way out of a folder, but got"):
         EditRequest(edit_id=edit_id, prompt="{} is", subject="a", target_new="b", target_true="c")
-    assert EditRequest(edit_id="a/b..c", prompt="{} is", subject="a", target_new="b", target_true="c").edit_id == "a/b..c"
+    assert (
+        EditRequest(edit_id="a/b..c", prompt="{} is", subject="a", target_new="b", target_true="c").edit_id == "a/b..c"
+    )
 
 
 def test_a_card_of_somebody_stays(three, tmp_path):

@@ -65,10 +65,10 @@ def test_new_edits_leave_the_old_ones_to_the_bit(lm, three):
 
 
 def test_an_edit_is_fitted_later_as_it_is_alone(lm, three):
-    settings = {"maps": MapConfig(estimator="mean_shift", whole=False)}
+    shift = MapConfig(estimator="mean_shift", whole=False)
     for one, other in (
         (three.add(lm, [SPAIN]), fit(lm, [SPAIN])),
-        (fit(lm, [FRANCE], **settings).add(lm, [SPAIN]), fit(lm, [SPAIN], **settings)),
+        (fit(lm, [FRANCE], maps=shift).add(lm, [SPAIN]), fit(lm, [SPAIN], maps=shift)),
     ):
         for a, b in zip(tensors_of(one, "spain"), tensors_of(other, "spain"), strict=True):
             assert a.shape == b.shape
@@ -77,9 +77,11 @@ def test_an_edit_is_fitted_later_as_it_is_alone(lm, three):
 
 def test_a_refined_bank_refines_what_it_gets(lm):
     bank = fit(lm, [FRANCE], maps=MapConfig(whole=False))
-    refined = replace(bank, settings=bank.settings | {"refine": vars(RefineConfig(steps=3))})
+    refined = replace(bank, settings={**bank.settings, "refine": vars(RefineConfig(steps=3))})
     plain, more = bank.add(lm, [SPAIN]), refined.add(lm, [SPAIN])
-    assert any(not torch.equal(a, b) for a, b in zip(tensors_of(plain, "spain"), tensors_of(more, "spain"), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(tensors_of(plain, "spain"), tensors_of(more, "spain"), strict=True)
+    )
     same(tensors_of(plain, "france"), tensors_of(more, "france"))
 
 
@@ -127,7 +129,9 @@ def test_an_edit_of_the_same_id_or_fact_is_replaced(lm, three):
 
 @pytest.mark.parametrize("way", ["fit", "add", "merge"])
 def test_the_later_edit_of_a_fact_wins_and_both_are_named(lm, way):
-    line = "'paris-no-more' takes the place of 'france', because the later edit of a fact wins: 'The capital of France is'"
+    line = (
+        "'paris-no-more' takes the place of 'france', because the later edit of a fact wins: 'The capital of France is'"
+    )
     first = fit(lm, [FRANCE, GERMANY])
     ways = {
         "fit": lambda: fit(lm, [FRANCE, GERMANY, MADRID]),
@@ -182,8 +186,8 @@ def test_banks_that_do_not_go_together_are_not_merged(lm, three, tiny_backbone):
 def test_what_cannot_grow_says_so(lm, three, tiny_backbone):
     with pytest.raises(ValueError, match="`settings` of the bank must say its `maps` for it to grow, but do not"):
         replace(three, settings={}).add(lm, [SPAIN])
-    strange = replace(three, settings=three.settings | {"maps": {"colour": 1}})
-    with pytest.raises(ValueError, match="must say its `maps` for it to grow, but .*colour"):
+    strange = replace(three, settings={**three.settings, "maps": {"colour": 1}})
+    with pytest.raises(ValueError, match=r"must say its `maps` for it to grow, but .*colour"):
         strange.add(lm, [SPAIN])
     with pytest.raises(ValueError, match="must be used on the backbone it was fitted on"):
         three.add(tiny_backbone("llama"), [SPAIN])
@@ -224,7 +228,9 @@ def test_a_history_is_saved_and_costs_what_was_lost(lm, three, tmp_path):
     sizes = {name: tensor.nbytes for name, tensor in bank_tensors(bank).items()}
     lost = sum(size for name, size in sizes.items() if name.startswith("history."))
     gone = bank.rollback(2).rollback(1)
-    maps = sum(t.nbytes for name, t in bank_tensors(gone.remove("france", "italy").rollback(0)).items() if "maps" in name)
+    maps = sum(
+        t.nbytes for name, t in bank_tensors(gone.remove("france", "italy").rollback(0)).items() if "maps" in name
+    )
     assert 0 < lost < maps
     assert not any("references" in name for name in sizes if name.startswith("history."))
     short = EditBank.from_pretrained(bank.save_pretrained(tmp_path / "b", history=False))
@@ -276,9 +282,10 @@ def test_edits_are_switched_off_for_a_time(lm, three):
 def test_a_switch_is_undone_by_an_error_and_stands_over_fixed_rows(lm, three):
     bare = last_logits(lm, PROMPTS)
     handle = three.attach(lm)
-    with pytest.raises(RuntimeError, match="midway"), handle.disabled("france"):
-        handle.use.fix(["france"] * 5)
+    handle.use.fix(["france"] * 5)
+    with handle.disabled("france"):
         assert torch.equal(lm.last_logits(lm.encode(PROMPTS)), bare)
+    with pytest.raises(RuntimeError, match="midway"), handle.disabled("france"):
         raise RuntimeError("midway")
     lm.last_logits(lm.encode(PROMPTS))
     assert handle.use.fired == ["france"] * 5

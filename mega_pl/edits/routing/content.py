@@ -152,8 +152,7 @@ class ContentRouter:
         """The router that knows more edits besides; earlier ones keep their places."""
         scopes, answers = self.scopes.add(self.config.vectors(backbone), requests), self.answers
         if answers is not None:
-            new = scopes.edits[len(self.requests) :]
-            base = base_log_probs(backbone, requests, new, self.phrases.phrasings)
+            base = base_log_probs(backbone, requests, scopes.edits[len(self.requests) :], self.phrases.phrasings)
             answers = answers.with_more(first_tokens(backbone, requests), base)
         return replace(self, requests=(*self.requests, *requests), scopes=scopes, answers=answers)
 
@@ -163,8 +162,7 @@ class ContentRouter:
 
     def select(self, edits: Sequence[int]) -> ContentRouter:
         """The router that knows some of the edits alone, in that order."""
-        requests = tuple(self.requests[edit] for edit in edits)
-        answers = self.answers and self.answers.select(edits)
+        requests, answers = tuple(self.requests[edit] for edit in edits), self.answers and self.answers.select(edits)
         return replace(self, requests=requests, scopes=self.scopes.select(edits), answers=answers)
 
     def merge(self, other: Router) -> ContentRouter:
