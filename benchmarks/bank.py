@@ -30,7 +30,7 @@ def main(args: list[str] | None = None) -> None:
     command.add_argument("--output", type=Path)
     options = command.parse_args(args)
     backbone = mega_pl.load(options.model)
-    data = LabDataModule(split="dev", limit=options.edits + options.more)
+    data = LabDataModule(limit=options.edits + options.more)
     data.setup("fit")
     requests = data.requests
     first, last = requests[: options.edits], requests[options.edits :]

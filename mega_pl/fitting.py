@@ -16,7 +16,7 @@ from mega_pl.backbone import Backbone, Encoded, Site, record, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
-from mega_pl.edits.conflicts import check_ids, latest
+from mega_pl.edits.conflicts import latest
 from mega_pl.functional import Transport, Transports, fit_transport, mean_shift, stack
 from mega_pl.supposing import with_followed_implications
 
@@ -109,9 +109,7 @@ def fit(
     Raises:
         ValueError: If there is no edit, an id comes twice, or an alias is the subject of another edit.
     """
-    requests = [edit.request if isinstance(edit, EditCase) else edit for edit in edits]
-    check_ids(requests)
-    requests = latest(requests)
+    requests = latest(edits)
     check_requests(requests)
     maps, router, prompts = maps or MapConfig(), router or RouterConfig(), prompts or PromptConfig()
     chosen = list(sites or default_sites(backbone))

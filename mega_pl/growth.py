@@ -8,7 +8,7 @@ from mega_pl.aliasing import with_known_aliases
 from mega_pl.backbone import Backbone
 from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.edits import EditBank, EditRequest, check_requests
-from mega_pl.edits.conflicts import check_ids, latest, shared_names
+from mega_pl.edits.conflicts import shared_names
 from mega_pl.edits.routing import RouterConfig
 from mega_pl.fitting import MapConfig, fit_maps, objects_of
 from mega_pl.functional import stack
@@ -32,8 +32,6 @@ def fit_more(bank: EditBank, backbone: Backbone, requests: Sequence[EditRequest]
     Raises:
         ValueError: If the edits cannot be in force together, or the bank does not say how it was fitted.
     """
-    check_ids(requests)
-    requests = latest(requests)
     check_requests(requests)
     maps, prompts = _config(bank.settings, "maps", MapConfig), _config(bank.settings, "prompts", PromptConfig)
     requests = with_followed_implications(backbone, requests)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site, SteeredSites, each_pass
 from mega_pl.edits.change import Change, Operation, changed, check_alike, undone
-from mega_pl.edits.conflicts import check_ids, superseded, warn_of
+from mega_pl.edits.conflicts import latest, superseded, warn_of
 from mega_pl.edits.request import EditCase, EditRequest
 from mega_pl.edits.routing import RoutedEdits, Router
 from mega_pl.edits.routing.runtime import Steer
@@ -90,9 +90,9 @@ class EditBank:
             ValueError: If the bank has an edit of that id, belongs to another backbone or does not say how it was
                 fitted, or its router can only be fitted on all edits together.
         """
-        requests = [edit.request if isinstance(edit, EditCase) else edit for edit in edits]
+        requests = latest(edits)
         self._check_new(requests)
-        return self.merge(self._fit_more(backbone, requests), operation="add")
+        return self._merged(self._fit_more(backbone, requests), "add")
 
     def replace(self, backbone: Backbone, edits: Sequence[EditRequest | EditCase]) -> EditBank:
         """The bank with edits in the place of those that have their id, or give their fact another object.
@@ -105,8 +105,7 @@ class EditBank:
             KeyError: If the bank has nothing that an edit could replace.
             ValueError: As in `add`.
         """
-        requests = [edit.request if isinstance(edit, EditCase) else edit for edit in edits]
-        check_ids(requests)
+        requests = latest(edits)
         for request in requests:
             if request.edit_id not in self.ids and not superseded([*self.requests, request]):
                 raise KeyError(
@@ -117,7 +116,7 @@ class EditBank:
         same = {self.index(edit_id) for edit_id in more.ids if edit_id in self.ids}
         return changed(self, "replace", same.union(self._superseded(more)), more)
 
-    def merge(self, other: EditBank, *, operation: Operation = "merge") -> EditBank:
+    def merge(self, other: EditBank) -> EditBank:
         """The bank with the edits of another one besides; they are what they were, to the bit.
 
         An own edit of a fact to which the other bank gives another object is left out, and a warning names both.
@@ -125,17 +124,13 @@ class EditBank:
 
         Args:
             other: A bank of the same backbone, sites and strength.
-            operation: What the history calls it.
 
         Raises:
             ValueError: If both have an edit of one id, or do not go together.
         """
         check_alike(self, other)
         self._check_new(other.requests)
-        gone = self._superseded(other)
-        for earlier, later in gone.items():
-            warn_of(self.requests[earlier], other.requests[later])
-        return changed(self, operation, gone, other)
+        return self._merged(other, "merge")
 
     def remove(self, *edit_ids: str) -> EditBank:
         """The bank without some edits; the others are what they were, and prompts about these are bare.
@@ -145,10 +140,8 @@ class EditBank:
         """
         gone = {self.index(edit_id) for edit_id in edit_ids}
         if len(gone) == len(self):
-            raise KeyError(
-                f"a bank must keep at least one edit, but {', '.join(map(repr, edit_ids))} is its only one; take the "
-                "bank off."
-            )
+            names = ", ".join(map(repr, edit_ids))
+            raise KeyError(f"a bank must keep at least one edit, but {names} is its only one; take the bank off.")
         return changed(self, "remove", gone) if gone else self
 
     def rollback(self, point: int = -1) -> EditBank:
@@ -178,6 +171,12 @@ class EditBank:
 
         self.check(backbone)
         return fit_more(self, backbone, requests)
+
+    def _merged(self, other: EditBank, operation: Operation) -> EditBank:
+        gone = self._superseded(other)
+        for earlier, later in gone.items():
+            warn_of(self.requests[earlier], other.requests[later])
+        return changed(self, operation, gone, other)
 
     def _check_new(self, requests: Sequence[EditRequest]) -> None:
         """Refuse edits whose ids the bank has."""

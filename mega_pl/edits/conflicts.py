@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import chain
 
-from mega_pl.edits.request import EditRequest
+from mega_pl.edits.request import EditCase, EditRequest
 
 
 def superseded(requests: Sequence[EditRequest]) -> dict[int, int]:
@@ -23,8 +23,14 @@ def superseded(requests: Sequence[EditRequest]) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
-def latest(requests: Sequence[EditRequest]) -> list[EditRequest]:
-    """The requests without those whose fact gets another object from a later one; each is named with the later one."""
+def latest(edits: Sequence[EditRequest | EditCase]) -> list[EditRequest]:
+    """The requests without those whose fact gets another object from a later one; each is named with the later one.
+
+    Raises:
+        ValueError: If there is none, or an id comes twice.
+    """
+    requests = [edit.request if isinstance(edit, EditCase) else edit for edit in edits]
+    check_ids(requests)
     gone = superseded(requests)
     for earlier, later in gone.items():
         warn_of(requests[earlier], requests[later])

@@ -127,12 +127,12 @@ def check_record(value: Any, kind: type, name: str) -> None:  # noqa: ANN401
 
 
 def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401
-    """Whether what JSON gave is of a type; tuples are lists in JSON, and numbers are finite."""
+    """Whether a value is of a type; JSON makes lists of tuples, and numbers are finite."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is list or (origin is tuple and args[-1] is Ellipsis):
-        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+        return isinstance(value, list | tuple) and all(_fits(item, args[0]) for item in value)
     if origin is tuple:
-        return isinstance(value, list) and len(value) == len(args) and all(map(_fits, value, args))
+        return isinstance(value, list | tuple) and len(value) == len(args) and all(map(_fits, value, args))
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
     if origin in (Union, UnionType):

@@ -1,5 +1,6 @@
 """A bank grows, shrinks, is merged and goes back, and what it keeps stays what it was, to the bit."""
 
+import linecache
 import re
 import warnings
 from dataclasses import replace
@@ -127,22 +128,23 @@ def test_an_edit_of_the_same_id_or_fact_is_replaced(lm, three):
         three.replace(lm, [SPAIN])
 
 
-@pytest.mark.parametrize("way", ["fit", "add", "merge"])
+@pytest.mark.parametrize("way", ["fit", "add", "add both", "merge"])
 def test_the_later_edit_of_a_fact_wins_and_both_are_named(lm, way):
     line = (
         "'paris-no-more' takes the place of 'france', because the later edit of a fact wins: 'The capital of France is'"
     )
-    first = fit(lm, [FRANCE, GERMANY])
+    first, german, other = fit(lm, [FRANCE, GERMANY]), fit(lm, [GERMANY]), fit(lm, [MADRID])
     ways = {
         "fit": lambda: fit(lm, [FRANCE, GERMANY, MADRID]),
         "add": lambda: first.add(lm, [MADRID]),
-        "merge": lambda: first.merge(fit(lm, [MADRID])),
+        "add both": lambda: german.add(lm, [FRANCE, MADRID]),
+        "merge": lambda: first.merge(other),
     }
     with pytest.warns(UserWarning, match=re.escape(f"{line} goes on with 'Madrid' instead of 'Rome'.")) as seen:
         bank = ways[way]()
     assert bank.ids == ("germany", "paris-no-more")
     assert len(seen) == 1
-    assert seen[0].filename == __file__
+    assert linecache.getline(seen[0].filename, seen[0].lineno).strip().startswith(f'"{way}": lambda')
 
 
 def test_the_same_object_twice_is_no_conflict(lm, three):
