@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 
-from mega_pl import Backbone, EditRequest, RouterConfig, Site, load
+from mega_pl import Backbone, EditBank, EditRequest, Site, load
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.prompts import PromptConfig
 from mega_pl.edits.storage import write_text
-from mega_pl.fitting import MapConfig, fit
-from mega_pl.functional.text import find_name
+from mega_pl.edits import RouterConfig
+from mega_pl.fitting import fit
+from mega_pl.functional.text import find_name, without_names
 from mega_pl.lab.data import LabDataModule
 
 
@@ -35,20 +36,25 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--sites", nargs="*", default=[])
     parser.add_argument("--prefixes", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--bank", type=Path, help="where the bank is kept, or taken from if it is there")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(args)
     backbone = load(options.model)
     requests = _requests(backbone, options)
     router = RouterConfig(answer=False, noun_phrases=False, ask_aliases=False)  # an oracle routes
     start = time.perf_counter()
-    bank = fit(
-        backbone,
-        requests,
-        sites=[Site.parse(site) for site in options.sites] or None,
-        prompts=PromptConfig(prefixes=options.prefixes),
-        router=router,
-        maps=MapConfig(),
-    )
+    if options.bank is not None and options.bank.exists():
+        bank = EditBank.from_pretrained(options.bank)
+    else:
+        bank = fit(
+            backbone,
+            requests,
+            sites=[Site.parse(site) for site in options.sites] or None,
+            prompts=PromptConfig(prefixes=options.prefixes),
+            router=router,
+        )
+        if options.bank is not None:
+            bank.save_pretrained(options.bank)
     seconds = (time.perf_counter() - start) / len(bank)
     prompts = [request.filled for request in requests]
     bare = backbone.generate(prompts, max_new_tokens=options.tokens)
@@ -62,10 +68,11 @@ def main(args: list[str] | None = None) -> None:
         whole = sum(t.strip().startswith(r.target_new) for t, r in zip(texts, requests, strict=True))
         cut = [_after(text, request.target_new) for text, request in zip(texts, requests, strict=True)]
         kept = [(p, a, r) for p, a, r in zip(prompts, cut, requests, strict=True) if a]
-        back = sum(find_name(after, (r.target_true,)) is not None for _, (_, after), r in kept)
+        back = [r.edit_id for _, (_, rest), r in kept if _returns(rest, r)]
         perplexity = _perplexity(backbone, [p for p, *_ in kept], [a for _, a, _ in kept])
+        print(name, "returns:", *back)
         lines.append(
-            f"| {name} | {whole / len(bank):.3f} | {back}/{len(kept)} | {perplexity:.2f} | {own:.2f} |",
+            f"| {name} | {whole / len(bank):.3f} | {len(back)}/{len(kept)} | {perplexity:.2f} | {own:.2f} |",
         )
     lines.append("")
     lines.append(f"{seconds:.1f} s an edit; not whole: " + "; ".join(f"{k}: {v!r}" for k, v in bank.missed.items()))
@@ -86,6 +93,12 @@ def _requests(backbone: Backbone, options: argparse.Namespace) -> list[EditReque
     requests = [case.request for case in data.cases[options.start :]]
     long = [r for r in requests if len(backbone.answer_ids(r.filled, r.target_new)) >= options.least]
     return long[: options.edits]
+
+
+def _returns(text: str, request: EditRequest) -> bool:
+    """Whether a text names the old object, other than within the names of the new one and of the subject."""
+    rest = without_names(text, (request.target_new, request.subject))
+    return find_name(rest, (request.target_true,)) is not None
 
 
 def _after(text: str, name: str) -> tuple[str, str] | None:

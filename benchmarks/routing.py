@@ -22,7 +22,8 @@ from mega_pl.data.easyedit import read_easyedit
 from mega_pl.data.relations import Relation, relations
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.edits import NO_EDIT, ContentRouter, Route, RouterConfig
-from mega_pl.edits.request import SLOT, Probe, conflicts
+from mega_pl.edits.conflicts import conflicts
+from mega_pl.edits.request import SLOT, Probe
 from mega_pl.edits.routing import Prompts
 from mega_pl.edits.routing.subjects import SubjectFinder, composed, names_of
 

@@ -17,6 +17,7 @@ from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
+from mega_pl.edits.conflicts import latest
 from mega_pl.functional import Transport, Transports, fit_transport, mean_shift, stack
 from mega_pl.outcomes import missed_objects, warn_of_missed
 from mega_pl.supposing import with_followed_implications
@@ -97,6 +98,8 @@ def fit(
 ) -> EditBank:
     """Fit edits without a Trainer, as `MegaModule` does with one.
 
+    Of two edits that give one fact different objects the later wins, and a warning names both.
+
     Args:
         backbone: The bare model.
         edits: Requests, or cases of which only the requests are read.
@@ -106,9 +109,9 @@ def fit(
         prompts: How prompts are multiplied.
 
     Raises:
-        ValueError: If there is no edit, an id comes twice, or two edits give one fact different objects.
+        ValueError: If there is no edit, an id comes twice, or an alias is the subject of another edit.
     """
-    requests = [edit.request if isinstance(edit, EditCase) else edit for edit in edits]
+    requests = latest(edits)
     check_requests(requests)
     maps, router, prompts = maps or MapConfig(), router or RouterConfig(), prompts or PromptConfig()
     chosen = list(sites or default_sites(backbone))

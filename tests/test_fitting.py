@@ -189,8 +189,10 @@ def test_cases_are_fitted_as_their_requests_are(roomy_folder):
 def test_edits_that_do_not_go_together_are_refused_before_any_work(tiny_backbone, monkeypatch):
     monkeypatch.setattr("mega_pl.fitting.fit_maps", None)
     request = EditRequest(edit_id="a", prompt="{} is", subject="Rome", target_new="x", target_true="y")
-    with pytest.raises(ValueError, match="`edits` must give one fact one object"):
-        fit(tiny_backbone("gpt2"), [request, replace(request, edit_id="b", target_new="z")])
+    with pytest.raises(ValueError, match="`edits` must have different ids, but got 'a' more than once"):
+        fit(tiny_backbone("gpt2"), [request, replace(request, target_new="z")])
+    with pytest.raises(ValueError, match="`aliases` of edit 'b' must not be the subject of another edit"):
+        fit(tiny_backbone("gpt2"), [request, replace(request, edit_id="b", subject="Roma", aliases=("Rome",))])
     with pytest.raises(ValueError, match="`edits` must hold at least one edit, but got none"):
         fit(tiny_backbone("gpt2"), [])
 

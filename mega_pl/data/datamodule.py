@@ -23,7 +23,8 @@ from mega_pl.data.sake import Test, sake_tests
 from mega_pl.data.sources import SOURCES, fetch
 from mega_pl.data.zsre import read_zsre
 from mega_pl.edits.checks import check_type
-from mega_pl.edits.request import EditCase, EditRequest, check_requests, conflicts, shared_names
+from mega_pl.edits.conflicts import check_requests, conflicts, shared_names
+from mega_pl.edits.request import EditCase, EditRequest
 from mega_pl.functional.language import Language
 
 Item = TypeVar("Item")

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site, SteeredSites, each_pass
+from mega_pl.edits.change import Change, Operation, changed, check_alike, undone
+from mega_pl.edits.conflicts import latest, superseded, warn_of
 from mega_pl.edits.hub import Token, upload
-from mega_pl.edits.request import EditRequest
+from mega_pl.edits.request import EditCase, EditRequest
 from mega_pl.edits.routing import RoutedEdits, Router
 from mega_pl.edits.routing.guard import Guard
 from mega_pl.edits.routing.runtime import Steer
+from mega_pl.edits.status import status
 from mega_pl.edits.storage import load_bank, save_bank
 from mega_pl.functional import Transports
 
@@ -37,6 +40,7 @@ class EditBank:
         objects: For each edit the token ids of its new object that have maps; none where only the prompt's last token
             is steered.
         missed: The edits whose object the model did not write whole after the fit, with what it wrote instead.
+        history: What has happened to the bank since its fit.
     """
 
     requests: tuple[EditRequest, ...]
@@ -47,6 +51,7 @@ class EditBank:
     settings: Mapping[str, Any]
     objects: tuple[tuple[int, ...], ...] = ()
     missed: Mapping[str, str] = field(default_factory=dict)
+    history: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.objects:
@@ -79,25 +84,122 @@ class EditBank:
         except ValueError:
             raise KeyError(f"the bank must hold the edit that is named, but it has no {edit_id!r}.") from None
 
-    def remove(self, edit_id: str) -> EditBank:
-        """The bank without an edit; the others are what they were.
+    def add(self, backbone: Backbone, edits: Sequence[EditRequest | EditCase]) -> EditBank:
+        """The bank with more edits, fitted with its own settings; the old ones are what they were, to the bit.
+
+        An old edit of a fact that gets another object is left out, and a warning names both: the later edit wins. The
+        router's thresholds stay those of the first fit.
+
+        Args:
+            backbone: The bare model that the bank was fitted on.
+            edits: Requests, or cases of which only the requests are read.
+
+        Raises:
+            ValueError: If the bank has an edit of that id, belongs to another backbone or does not say how it was
+                fitted, or its router can only be fitted on all edits together.
+        """
+        requests = latest(edits)
+        self._check_new(requests)
+        return self._merged(self._fit_more(backbone, requests), "add")
+
+    def replace(self, backbone: Backbone, edits: Sequence[EditRequest | EditCase]) -> EditBank:
+        """The bank with edits in the place of those that have their id, or give their fact another object.
+
+        Args:
+            backbone: The bare model that the bank was fitted on.
+            edits: Requests, or cases of which only the requests are read.
+
+        Raises:
+            KeyError: If the bank has nothing that an edit could replace.
+            ValueError: As in `add`.
+        """
+        requests = latest(edits)
+        for request in requests:
+            if request.edit_id not in self.ids and not superseded([*self.requests, request]):
+                raise KeyError(
+                    f"`edits` must have the id of an edit of the bank or give its fact another object, but "
+                    f"{request.edit_id!r} does neither; use `add`."
+                )
+        more = self._fit_more(backbone, requests)
+        same = {self.index(edit_id) for edit_id in more.ids if edit_id in self.ids}
+        return changed(self, "replace", same.union(self._superseded(more)), more)
+
+    def merge(self, other: EditBank) -> EditBank:
+        """The bank with the edits of another one besides; they are what they were, to the bit.
+
+        An own edit of a fact to which the other bank gives another object is left out, and a warning names both.
+        Strength, settings and the router's thresholds are this bank's.
+
+        Args:
+            other: A bank of the same backbone, sites and strength.
+
+        Raises:
+            ValueError: If both have an edit of one id, or do not go together.
+        """
+        check_alike(self, other)
+        self._check_new(other.requests)
+        return self._merged(other, "merge")
+
+    def remove(self, *edit_ids: str) -> EditBank:
+        """The bank without some edits; the others are what they were, and prompts about these are bare.
 
         Raises:
             KeyError: If the bank has no such edit, or no other.
         """
-        gone = self.index(edit_id)
-        kept = [i for i in range(len(self)) if i != gone]
-        if not kept:
-            raise KeyError(f"a bank must keep at least one edit, but {edit_id!r} is its only one; take the bank off.")
-        places = [places for i in kept for places in range(self.places[i], self.places[i] + len(self.objects[i]) + 1)]
-        return replace(
-            self,
-            requests=tuple(self.requests[i] for i in kept),
-            objects=tuple(self.objects[i] for i in kept),
-            missed={name: text for name, text in self.missed.items() if name != edit_id},
-            maps={site: maps.select(places) for site, maps in self.maps.items()},
-            router=self.router.remove(gone),
-        )
+        gone = {self.index(edit_id) for edit_id in edit_ids}
+        if len(gone) == len(self):
+            names = ", ".join(map(repr, edit_ids))
+            raise KeyError(f"a bank must keep at least one edit, but {names} is its only one; take the bank off.")
+        return changed(self, "remove", gone) if gone else self
+
+    def rollback(self, point: int = -1) -> EditBank:
+        """The bank as it was, to the bit.
+
+        Args:
+            point: How many changes of the `history` stay; 0 gives the bank as it was fitted, and a negative number says
+                how many are undone.
+
+        Raises:
+            IndexError: If there have not been as many changes.
+        """
+        count = len(self.history)
+        if not -count <= point <= count:
+            raise IndexError(f"`point` must lie in [{-count}, {count}] for this bank, but got {point}.")
+        bank = self
+        for _ in range(-point if point < 0 else count - point):
+            bank = undone(bank)
+        return bank
+
+    def status(self) -> str:
+        """A table of the edits: what they change, what they take, and which of their objects do not come out whole."""
+        return status(self)
+
+    def _fit_more(self, backbone: Backbone, requests: Sequence[EditRequest]) -> EditBank:
+        from mega_pl.growth import fit_more  # the one import that points up: a bank grows by fitting
+
+        self.check(backbone)
+        return fit_more(self, backbone, requests)
+
+    def _merged(self, other: EditBank, operation: Operation) -> EditBank:
+        gone = self._superseded(other)
+        for earlier, later in gone.items():
+            warn_of(self.requests[earlier], other.requests[later])
+        return changed(self, operation, gone, other)
+
+    def _check_new(self, requests: Sequence[EditRequest]) -> None:
+        """Refuse edits whose ids the bank has."""
+        own = set(self.ids)
+        for request in requests:
+            if request.edit_id in own:
+                raise ValueError(
+                    f"the edits of a bank must have different ids, but it already has {request.edit_id!r}; use "
+                    "`replace` or another id."
+                )
+
+    def _superseded(self, other: EditBank) -> dict[int, int]:
+        """By index of an own edit the index of the edit of another bank that gives its fact another object."""
+        found = superseded([*self.requests, *other.requests])
+        return {own: later - len(self) for own, later in found.items() if own < len(self) <= later}
 
     @contextmanager
     def apply(
@@ -175,9 +277,14 @@ class EditBank:
                     f"but `{name}` is {_short(value)} instead of {_short(self.backbone[name])}; fit it again."
                 )
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``edit_model.safetensors``, ``edit_config.json`` and a card; files appear complete or not at all."""
-        return save_bank(self, Path(folder))
+    def save_pretrained(self, folder: str | Path, *, history: bool = True) -> Path:
+        """Write ``edit_model.safetensors``, ``edit_config.json`` and a card; files appear complete or not at all.
+
+        Args:
+            folder: Where to; a ``README.md`` that is there stays, unless it is a card as it was written here.
+            history: Whether what it takes to undo changes is written too, and with it the edits that were removed.
+        """
+        return save_bank(self if history else replace(self, history=()), Path(folder))
 
     @classmethod
     def from_pretrained(
@@ -244,6 +351,14 @@ class BankHandle:
 
     _stack: ExitStack
     use: RoutedEdits
+
+    def only(self, *edits: str) -> AbstractContextManager[None]:
+        """Leave the prompts of all other edits bare for the time of a ``with`` block."""
+        return self.use.only(*edits)
+
+    def disabled(self, *edits: str) -> AbstractContextManager[None]:
+        """Leave the prompts of some edits bare for the time of a ``with`` block."""
+        return self.use.disabled(*edits)
 
     def remove(self) -> None:
         """Give the bare backbone back; calling it again does nothing."""

@@ -5,9 +5,7 @@ Readers and callers build these; malformed input is refused here and nowhere lat
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal, get_args
 
 from mega_pl.edits.checks import check_text, check_texts, check_tuple, check_type
@@ -32,6 +30,14 @@ def _check_templates(name: str, value: object) -> tuple[str, ...]:
         if template.count(SLOT) != 1:
             raise ValueError(f"{name} must hold exactly one {SLOT} for the subject, but got {template!r}.")
     return templates
+
+
+def _check_id(value: object) -> str:
+    """Give a name that is one line, and that nobody can take for a way out of a folder."""
+    text = check_text("`edit_id`", value)
+    if ".." in re.split(r"[/\\]", text) or text[0] in "/\\~" or not text.isprintable():
+        raise ValueError(f"`edit_id` must be printable and no way out of a folder, but got {text!r}; rename it.")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +90,7 @@ class EditRequest:
             filled = check_text("`prompt`", self.prompt).replace(SLOT, check_text("`subject`", self.subject))
             words = re.findall(r"\w+", unicodedata.normalize("NFC", canonical(filled)))
             object.__setattr__(self, "edit_id", "-".join(words))
-        owner = f"of edit {check_text('`edit_id`', self.edit_id)!r}"
+        owner = f"of edit {_check_id(self.edit_id)!r}"
         for name in ("edit_id", "prompt", "subject", "target_new", "target_true"):
             object.__setattr__(self, name, check_text(f"`{name}` {owner}", getattr(self, name)))
         check_type(f"`relation` {owner}", self.relation, str)
@@ -243,57 +249,3 @@ class EditCase:
         for name in (*hops, "subject_aliasing", "locality", "portability"):
             check_tuple(f"`{name}` of edit {self.request.edit_id!r}", getattr(self, name), Probe)
         check_tuple(f"`ripple` of edit {self.request.edit_id!r}", self.ripple, RippleTest)
-
-
-def check_requests(requests: Sequence[EditRequest]) -> None:
-    """Refuse requests that cannot be in force together.
-
-    Raises:
-        TypeError: If they are not a sequence of requests.
-        ValueError: If there is none, an id comes twice, one fact gets two objects, or an alias is another's subject.
-    """
-    check_type("`edits`", requests, Sequence)
-    if not requests:
-        raise ValueError("`edits` must hold at least one edit, but got none.")
-    ids: set[str] = set()
-    for request in requests:
-        check_type("an item of `edits`", request, EditRequest)
-        if request.edit_id in ids:
-            raise ValueError(f"`edits` must have different ids, but got {request.edit_id!r} more than once.")
-        ids.add(request.edit_id)
-    names = (reason for of_request in shared_names(requests).values() for reason in of_request.values())
-    for reason in chain(conflicts(requests).values(), names):
-        raise ValueError(reason)
-
-
-def conflicts(requests: Sequence[EditRequest]) -> dict[int, str]:
-    """The requests that give a fact another object than an earlier one does, by index, each with the reason."""
-    found: dict[int, str] = {}
-    facts: dict[tuple[str, str], EditRequest] = {}
-    for i, request in enumerate(requests):
-        subject, prompt = canonical(request.subject), canonical(request.prompt)
-        keys = [(subject, prompt), (subject, request.relation or prompt)]
-        first = next((facts[key] for key in keys if key in facts), request)
-        if canonical(first.target_new) == canonical(request.target_new):
-            facts |= dict.fromkeys(keys, request)
-        else:
-            found[i] = (
-                f"`edits` must give one fact one object, but {first.edit_id!r} gives {first.target_new!r} and "
-                f"{request.edit_id!r} gives {request.target_new!r} to {request.filled!r}; leave one out."
-            )
-    return found
-
-
-def shared_names(requests: Sequence[EditRequest]) -> dict[int, dict[str, str]]:
-    """By index of a request those of its aliases that are the subject of another, each with the reason."""
-    subjects = {canonical(request.subject): request.edit_id for request in requests}
-    found: dict[int, dict[str, str]] = {}
-    for i, request in enumerate(requests):
-        for alias in request.aliases:
-            name = canonical(alias)
-            if name in subjects and name != canonical(request.subject):
-                found.setdefault(i, {})[alias] = (
-                    f"`aliases` of edit {request.edit_id!r} must not be the subject of another edit, but {alias!r} is "
-                    f"that of {subjects[name]!r}; leave it out."
-                )
-    return found

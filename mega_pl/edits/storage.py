@@ -16,30 +16,35 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mega_pl.backbone import Site
+from mega_pl.edits.card import CARD, card, may_write, portable
+from mega_pl.edits.change import Change
 from mega_pl.edits.hub import Token, download
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import CentreRouter, ContentRouter, Router
+from mega_pl.edits.soundness import check_bank, check_history, check_missed, check_part, member
 from mega_pl.functional import Transports
 
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
 
 FORMAT_VERSION = 3
-TENSORS, CONFIG, CARD = "edit_model.safetensors", "edit_config.json", "README.md"
+TENSORS, CONFIG = "edit_model.safetensors", "edit_config.json"
 _ROUTERS: dict[str, type[Router]] = {router.kind: router for router in (ContentRouter, CentreRouter)}
 _MAPS = ("mean", "shift", "basis", "matrix", "ranks")
 
 
 def save_bank(bank: EditBank, folder: Path) -> Path:
-    """Write a bank's three files, each beside its place and then renamed."""
+    """Write a bank's three files, each beside its place and then renamed; a card that is not one of these stays."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = bank_tensors(bank)
     # One entry of metadata, because several come in any order, and the same bank should be the same file.
     save_file(tensors, folder / f".{TENSORS}", metadata={"format": "pt"})
     os.replace(folder / f".{TENSORS}", folder / TENSORS)
     config = {**bank_config(bank), "tensors": digest(tensors)}
+    config["digest"] = _config_digest(config)
     write_text(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=1) + "\n")
-    write_text(folder / CARD, _card(bank))
+    if may_write(folder / CARD):
+        write_text(folder / CARD, card(bank))
     return folder
 
 
@@ -58,41 +63,126 @@ def load_bank(
         files = [TENSORS, CONFIG]
         folder = download(name_or_path, files, revision=revision, token=token, cache_dir=cache_dir)
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = json.loads((folder / CONFIG).read_text("utf-8"), parse_constant=_refuse_constant)
         tensors = load_file(folder / TENSORS)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{folder}: a bank needs a sound {CONFIG} and {TENSORS}, but {error}.") from error
-    if config.get("tensors") != digest(tensors):
-        raise ValueError(f"{folder}: {CONFIG} and {TENSORS} must be of one bank, but they differ; save it again.")
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"{folder}: a bank needs a sound {CONFIG} and {TENSORS}, but {_line(error)}.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder}: {CONFIG} must hold an object, but got {type(config).__name__}.")
     try:
-        return bank_fields(config, tensors)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: {CONFIG} and {TENSORS} must belong together, but {error} does not fit.") from error
+        if config.get("tensors") != digest(tensors):
+            raise ValueError("they are not of one bank; save it again.")
+        fields = bank_fields(config, tensors)
+        if config.get("digest") != _config_digest(config):
+            raise ValueError(f"{CONFIG} was changed after it was written; save the bank again.")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{folder}: {CONFIG} and {TENSORS} must belong together, but {_line(error)}") from error
+    return fields
 
 
 def bank_config(bank: EditBank) -> dict[str, Any]:
     """Everything of a bank that is not a tensor, ready for JSON."""
+    own = _part_config(bank)
     return {
         "format_version": FORMAT_VERSION,
         "method": "mega",
-        "base_model_name_or_path": bank.backbone["name"],
-        "backbone": dict(bank.backbone),
+        "base_model_name_or_path": portable(str(bank.backbone["name"])),
+        "backbone": {**bank.backbone, "name": portable(str(bank.backbone["name"]))},
         "sites": [str(site) for site in bank.maps],
         "token_scope": "last_prompt",
         "strength": bank.strength,
-        "router": {"kind": bank.router.kind, **bank.router.state()[0]},
+        **own,
         "settings": dict(bank.settings),
+        "history": [
+            {
+                "operation": change.operation,
+                "new": list(change.new),
+                "places": list(change.places),
+                "lost": change.lost and _unlike(_part_config(change.lost), own),
+            }
+            for change in bank.history
+        ],
+    }
+
+
+def bank_tensors(bank: EditBank) -> dict[str, Tensor]:
+    """The tensors of a bank's maps and router, and of the edits that it has lost, by name."""
+    tensors = _part_tensors(bank)
+    for i, change in enumerate(bank.history):
+        for name, tensor in _part_tensors(change.lost).items() if change.lost else ():
+            if name.startswith("maps.") or not torch.equal(tensor, tensors[name]):
+                tensors[f"history.{i}.{name}"] = tensor
+    return tensors
+
+
+def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of a bank again.
+
+    Raises:
+        ValueError: If the format is unknown, or something is missing or does not fit.
+    """
+    if config.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"`format_version` of a bank must be {FORMAT_VERSION}, but got {config.get('format_version')!r}."
+        )
+    from mega_pl.edits.bank import EditBank  # a bank holds those that it has lost
+
+    check_bank(config)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("history.")}
+    shared = {name: tensor for name, tensor in own.items() if name.startswith("router.")}
+    fields = _part_fields(config, own, config)
+    check_history(config.get("history", []), [request.edit_id for request in fields["requests"]])
+    rest = {name: config[name] for name in ("strength", "backbone", "settings")}
+    changes = []
+    for i, change in enumerate(config.get("history", [])):
+        prefix, lost = f"history.{i}.", None
+        if change["lost"] is not None:
+            of_lost = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            part = {**change["lost"], "router": {**config["router"], **member(change["lost"], "router", dict)}}
+            lost = EditBank(**_part_fields(part, {**shared, **of_lost}, config), **rest)
+        changes.append(Change(change["operation"], tuple(change["new"]), tuple(change["places"]), lost))
+    return {**fields, **rest, "history": tuple(changes)}
+
+
+def _part_config(bank: EditBank) -> dict[str, Any]:
+    """What belongs to single edits, and the router, for JSON."""
+    return {
+        "router": {"kind": bank.router.kind, **bank.router.state()[0]},
         "edits": [asdict(request) for request in bank.requests],
         "objects": [list(ids) for ids in bank.objects],
         "missed": dict(bank.missed),
     }
 
 
-def bank_tensors(bank: EditBank) -> dict[str, Tensor]:
-    """The tensors of a bank's maps and router, by name."""
+def _part_tensors(bank: EditBank) -> dict[str, Tensor]:
+    """The tensors of what belongs to single edits, and of the router."""
     tensors = {f"maps.{site}.{name}": getattr(maps, name) for site, maps in bank.maps.items() for name in _MAPS}
     tensors |= {f"router.{name}": tensor for name, tensor in bank.router.state()[1].items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _part_fields(part: dict[str, Any], tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a bank that `_part_config` and `_part_tensors` give."""
+    check_part(part, tensors, config)
+    requests, router = tuple(map(request_from, part["edits"])), part["router"]
+    check_missed(part, [request.edit_id for request in requests])
+    of_router = {name.removeprefix("router."): t for name, t in tensors.items() if name.startswith("router.")}
+    return {
+        "requests": requests,
+        "maps": {
+            Site.parse(site): Transports(*(tensors[f"maps.{site}.{name}"] for name in _MAPS))
+            for site in config["sites"]
+        },
+        "objects": tuple(map(tuple, part["objects"])),
+        "missed": part["missed"],
+        "router": _ROUTERS[router["kind"]].from_state(requests, router, of_router),
+    }
+
+
+def _unlike(part: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The config of lost edits without what their router shares with the bank's."""
+    router = {name: value for name, value in part["router"].items() if value != own["router"][name]}
+    return {**part, "router": router}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -105,57 +195,19 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The fields of a bank again.
-
-    Raises:
-        ValueError: If the format is unknown, or there are not as many edits as maps.
-        KeyError: If a field or a tensor is missing.
-    """
-    if config["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"`format_version` of a bank must be {FORMAT_VERSION}, but got {config['format_version']}.")
-    sites = {Site.parse(site): site for site in config["sites"]}
-    maps = {s: Transports(*(tensors[f"maps.{name}.{part}"] for part in _MAPS)) for s, name in sites.items()}
-    objects = tuple(map(tuple, config["objects"]))
-    if len(objects) != len(config["edits"]):
-        raise ValueError(
-            f"{CONFIG} must give each of its {len(config['edits'])} edits an object, but got {len(objects)}."
-        )
-    count = sum(len(ids) + 1 for ids in objects)
-    for site, of_site in maps.items():
-        if len(of_site) != count:
-            raise ValueError(
-                f"{CONFIG} and {TENSORS} must belong together, but got {len(of_site)} maps at {site} "
-                f"instead of {count}."
-            )
-    requests = tuple(request_from(edit) for edit in config["edits"])
-    router = config["router"]
-    if router["kind"] not in _ROUTERS:
-        raise ValueError(f"`router.kind` of a bank must be one of {', '.join(_ROUTERS)}, but got {router['kind']!r}.")
-    of_router = {name.removeprefix("router."): t for name, t in tensors.items() if name.startswith("router.")}
-    return {
-        "requests": requests,
-        "maps": maps,
-        "objects": objects,
-        "missed": dict(config["missed"]),
-        "router": _ROUTERS[router["kind"]].from_state(requests, router, of_router),
-        "strength": config["strength"],
-        "backbone": config["backbone"],
-        "settings": config["settings"],
-    }
+def _config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a config without its digest."""
+    text = json.dumps({name: value for name, value in config.items() if name != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def request_from(fields: dict[str, Any]) -> EditRequest:
     """A request from what JSON makes of its fields."""
-    return EditRequest(
-        **{
-            **fields,
-            "phrasings": tuple(fields["phrasings"]),
-            "implications": tuple(map(tuple, fields["implications"])),
-            "contrasts": tuple(map(tuple, fields["contrasts"])),
-            "aliases": tuple(fields.get("aliases", ())),  # which older files lack
-        }
-    )
+    return EditRequest(**{name: _tuples(value) for name, value in fields.items()})
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -165,15 +217,9 @@ def write_text(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def _card(bank: EditBank) -> str:
-    rows = "\n".join(f"| {r.edit_id} | {r.filled} | {r.target_true} | {r.target_new} |" for r in bank.requests[:20])
-    more = f"\n\nand {len(bank) - 20} more.\n" if len(bank) > 20 else "\n"
-    return (
-        f"---\nlibrary_name: mega_pl\nbase_model: {bank.backbone['name']}\ntags: [knowledge-editing, steering]\n---\n\n"
-        f"# {len(bank)} edits of {bank.backbone['name']}\n\n"
-        f"Edits of facts by activation steering at {', '.join(map(str, bank.maps))}; the weights stay as they are.\n\n"
-        "```python\nimport mega_pl\nfrom mega_pl import EditBank\n\n"
-        f'backbone = mega_pl.load("{bank.backbone["name"]}")\n'
-        'with EditBank.from_pretrained("FOLDER").apply(backbone):\n    ...  # generate\n```\n\n'
-        f"| edit | prompt | before | after |\n| --- | --- | --- | --- |\n{rows}{more}"
-    )
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

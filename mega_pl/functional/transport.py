@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +162,19 @@ def stack(transports: Sequence[Transport]) -> Transports:
         basis=basis,
         matrix=matrix,
         ranks=torch.tensor([t.rank for t in transports], device=first.device),
+    )
+
+
+def join(parts: Sequence[Transports]) -> Transports:
+    """Puts the maps of several sets of one width, dtype and device one after the other, padded to the largest rank."""
+    widest = max(part.basis.shape[2] for part in parts)
+    wider = [widest - part.basis.shape[2] for part in parts]
+    return Transports(
+        mean=torch.cat([part.mean for part in parts]),
+        shift=torch.cat([part.shift for part in parts]),
+        basis=torch.cat([F.pad(part.basis, (0, more)) for part, more in zip(parts, wider, strict=True)]),
+        matrix=torch.cat([F.pad(part.matrix, (0, more, 0, more)) for part, more in zip(parts, wider, strict=True)]),
+        ranks=torch.cat([part.ranks for part in parts]),
     )
 
 

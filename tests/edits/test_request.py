@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mega_pl.edits import EditCase, EditRequest, Probe, Query, RippleTest, check_requests
-from mega_pl.edits.request import conflicts, shared_names
+from mega_pl.edits.conflicts import conflicts, shared_names
 from mega_pl.edits.storage import request_from
 
 FIELDS = {

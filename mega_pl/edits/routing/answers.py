@@ -12,6 +12,7 @@ worth depends on what the model knows, and is learned from it: `trials` says how
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -55,7 +56,7 @@ class AnswerEvidence:
         """The same with more edits (M,)."""
         return replace(self, tokens=torch.cat([self.tokens, tokens]), base=torch.cat([self.base, base]))
 
-    def without(self, edit: int) -> Self:
-        """The same without an edit."""
-        tokens, base = (torch.cat([of[:edit], of[edit + 1 :]]) for of in (self.tokens, self.base))
-        return replace(self, tokens=tokens, base=base)
+    def select(self, edits: Sequence[int]) -> Self:
+        """The same of some edits, in that order."""
+        index = torch.tensor(edits, dtype=torch.long)
+        return replace(self, tokens=self.tokens[index], base=self.base[index])

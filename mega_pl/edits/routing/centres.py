@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mega_pl.backbone import Backbone
 from mega_pl.edits.request import EditRequest
-from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route
+from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router, rest
 from mega_pl.edits.routing.vectors import encoder_of
 from mega_pl.functional.discriminant import class_means
 
@@ -85,10 +85,21 @@ class CentreRouter:
         """
         raise ValueError("SAKE's router must be fitted on all edits together, but got more; fit them all again.")
 
-    def remove(self, edit: int) -> CentreRouter:
-        """The router that forgets an edit; later ones move up by one."""
-        kept = torch.arange(len(self.centres)) != edit
-        return replace(self, centres=self.centres[kept], thresholds=self.thresholds[kept])
+    def remove(self, *edits: int) -> CentreRouter:
+        """The router that forgets edits; later ones move up."""
+        return self.select(rest(len(self.centres), edits))
+
+    def select(self, edits: Sequence[int]) -> CentreRouter:
+        """The router that knows some of the edits alone, in that order."""
+        index = torch.tensor(edits, dtype=torch.long)
+        return replace(self, centres=self.centres[index], thresholds=self.thresholds[index])
+
+    def merge(self, other: Router) -> CentreRouter:
+        """The router that knows another's edits besides, each with its own threshold."""
+        if not isinstance(other, CentreRouter) or (self.layer, self.encoder) != (other.layer, other.encoder):
+            raise ValueError("routers must be of one kind, layer and encoder to be merged, but these are not.")
+        centres, thresholds = [self.centres, other.centres], [self.thresholds, other.thresholds]
+        return replace(self, centres=torch.cat(centres), thresholds=torch.cat(thresholds))
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What is to be stored, for JSON and for safetensors."""

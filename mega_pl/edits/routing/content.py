@@ -17,7 +17,7 @@ from mega_pl.edits.routing.calibration import fit_matcher
 from mega_pl.edits.routing.matcher import EVIDENCE, Relation, matcher_from, matcher_state
 from mega_pl.edits.routing.phrases import PHRASINGS, NounPhrases
 from mega_pl.edits.routing.question import Question, last_questions, sentences_of
-from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route
+from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router, rest
 from mega_pl.edits.routing.scope import Scopes
 from mega_pl.edits.routing.subjects import SubjectFinder, names_of
 from mega_pl.edits.routing.trials import base_log_probs, first_tokens, hear
@@ -152,19 +152,26 @@ class ContentRouter:
         """The router that knows more edits besides; earlier ones keep their places."""
         scopes, answers = self.scopes.add(self.config.vectors(backbone), requests), self.answers
         if answers is not None:
-            new = scopes.edits[len(self.requests) :]
-            base = base_log_probs(backbone, requests, new, self.phrases.phrasings)
+            base = base_log_probs(backbone, requests, scopes.edits[len(self.requests) :], self.phrases.phrasings)
             answers = answers.with_more(first_tokens(backbone, requests), base)
         return replace(self, requests=(*self.requests, *requests), scopes=scopes, answers=answers)
 
-    def remove(self, edit: int) -> ContentRouter:
-        """The router that forgets an edit; later ones move up by one."""
-        return replace(
-            self,
-            requests=(*self.requests[:edit], *self.requests[edit + 1 :]),
-            scopes=self.scopes.remove(edit),
-            answers=self.answers and self.answers.without(edit),
-        )
+    def remove(self, *edits: int) -> ContentRouter:
+        """The router that forgets edits; later ones move up."""
+        return self.select(rest(len(self.requests), edits))
+
+    def select(self, edits: Sequence[int]) -> ContentRouter:
+        """The router that knows some of the edits alone, in that order."""
+        requests, answers = tuple(self.requests[edit] for edit in edits), self.answers and self.answers.select(edits)
+        return replace(self, requests=requests, scopes=self.scopes.select(edits), answers=answers)
+
+    def merge(self, other: Router) -> ContentRouter:
+        """The router that knows another's edits besides, with its own thresholds and weights."""
+        if not isinstance(other, ContentRouter) or (self.answers is None) != (other.answers is None):
+            raise ValueError("routers must be of one kind and evidence to be merged, but these are not; use `add`.")
+        answers = self.answers and other.answers and self.answers.with_more(other.answers.tokens, other.answers.base)
+        scopes = self.scopes.merge(other.scopes)
+        return replace(self, requests=(*self.requests, *other.requests), scopes=scopes, answers=answers)
 
     def only(self, evidence: Evidence) -> ContentRouter:
         """The router that decides on one kind of evidence alone, for comparison."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from mega_pl.asking import greedy_ids
 from mega_pl.backbone import Backbone, Reading
 from mega_pl.edits.request import EditRequest
+from mega_pl.functional.text import find_name, without_names
 
 LIKELY = 0.1
 """Probability from which a token counts as about to be written, also where it is not the likeliest."""
@@ -32,7 +33,7 @@ class Guard:
 
     backbone: Backbone
     requests: Sequence[EditRequest]
-    _forms: dict[int, tuple[list[int], list[list[int]]]] = field(default_factory=dict)
+    _forms: dict[int, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
 
     def __call__(self, reading: Reading, edits: Mapping[int, int], logits: Tensor) -> Tensor:
         """The logits (B, N, V) after the last N columns of a pass, with the exchanges in the rows that an edit answers.
@@ -64,24 +65,26 @@ class Guard:
         self, logits: Tensor, reading: Reading, row: int, edit: int, written: list[int]
     ) -> tuple[int, int | None] | None:
         """The token that is not to come after what is written behind a prompt, and the one to come instead, if any."""
-        new, old_forms = self.forms(edit)
+        forms = self.forms(edit)
+        new = forms[0][0]
         if len(written) < len(new) and written == new[: len(written)]:
             return None  # the object itself is being written
         begun: set[tuple[int, ...]] = reading.text.decisions.setdefault((self, edit), set())
-        for k in range(1, len(new)):
-            if written[-k:] == new[:k] and tuple(written[:-k]) in begun:
-                return int(logits.argmax()), new[k]
+        for new, _ in forms:
+            for k in range(1, len(new)):
+                if written[-k:] == new[:k] and tuple(written[:-k]) in begun:
+                    return int(logits.argmax()), new[k]
         places = [
-            next(j for j in range(len(old) - 1, -1, -1) if written[len(written) - j :] == old[:j]) for old in old_forms
+            next(j for j in range(len(old) - 1, -1, -1) if written[len(written) - j :] == old[:j]) for _, old in forms
         ]
-        near = logits[[old[j] for old, j in zip(old_forms, places, strict=True)]] >= logits.max() + math.log(LIKELY)
+        near = logits[[old[j] for (_, old), j in zip(forms, places, strict=True)]] >= logits.max() + math.log(LIKELY)
         if not near.any():
             return None
         chances = logits.float().softmax(-1)
-        for old, j in zip(old_forms, places, strict=True):
+        for (new, old), j in zip(forms, places, strict=True):
             if chances[old[j]] < LIKELY and int(logits.argmax()) != old[j]:
                 continue
-            if not self._spelt(reading, row, [*written, old[j]], old[j + 1 :]):
+            if not self._spelt(reading, row, edit, [*written, old[j]], old[j + 1 :]):
                 continue
             if j >= len(new) or old[:j] != new[:j] or new[j] == old[j]:
                 return old[j], None
@@ -89,17 +92,27 @@ class Guard:
             return old[j], new[j]
         return None
 
-    def _spelt(self, reading: Reading, row: int, written: list[int], rest: list[int]) -> bool:
-        """Whether the bare model goes on with the rest of an object after what is written behind a prompt."""
+    def _spelt(self, reading: Reading, row: int, edit: int, written: list[int], rest: list[int]) -> bool:
+        """Whether the bare model goes on with the rest of an object, which is not a part of the subject's own name."""
+        request, tokenizer = self.requests[edit], self.backbone.tokenizer
+        within = find_name(request.subject, (request.target_true,)) is not None
+        count = max(len(rest), len(tokenizer(request.subject)["input_ids"]) if within else 0)
+        if count == 0:
+            return True
         start = slice(0, int(reading.last[row]) + 1)
         prompt = reading.ids[row, start][reading.mask[row, start] > 0].tolist()
-        return not rest or greedy_ids(self.backbone, [*prompt, *written], len(rest)) == rest
+        after = greedy_ids(self.backbone, [*prompt, *written], count)
+        if after[: len(rest)] != rest:
+            return False
+        text = tokenizer.decode([*written, *after])
+        return not within or find_name(without_names(text, (request.subject,)), (request.target_true,)) is not None
 
-    def forms(self, edit: int) -> tuple[list[int], list[list[int]]]:
-        """The token ids of an edit's new object after its prompt, and of its old one there and where a line begins."""
+    def forms(self, edit: int) -> list[tuple[list[int], list[int]]]:
+        """The token ids of an edit's new and old object after its prompt, and where a line begins."""
         if edit not in self._forms:
             request, backbone = self.requests[edit], self.backbone
-            new, old = (backbone.answer_ids(request.filled, o) for o in (request.target_new, request.target_true))
-            alone = list(backbone.tokenizer(request.target_true, add_special_tokens=False)["input_ids"])
-            self._forms[edit] = new, [old] if alone == old else [old, alone]
+            objects = (request.target_new, request.target_true)
+            after = tuple(backbone.answer_ids(request.filled, o) for o in objects)
+            alone = tuple(list(backbone.tokenizer(o, add_special_tokens=False)["input_ids"]) for o in objects)
+            self._forms[edit] = [(after[0], after[1])] + [(alone[0], alone[1])] * (alone[1] != after[1])
         return self._forms[edit]

@@ -105,6 +105,13 @@ class RelationMatcher:
         index = self.owners.expand(len(questions), -1)
         return cosines.new_full((len(questions), len(self.relations)), -1.0).scatter_reduce(1, index, cosines, "amax")
 
+    def compares_like(self, other: RelationMatcher) -> bool:
+        """Whether another matcher has the same references in the same space; its thresholds may differ."""
+        pairs = [(self.references, other.references), (self.space.projection, other.space.projection)]
+        return (self.relations, self.nouns) == (other.relations, other.nouns) and all(
+            own.shape == others.shape and torch.allclose(own, others, atol=1e-4) for own, others in pairs
+        )
+
     def evidence(
         self,
         best: Tensor,

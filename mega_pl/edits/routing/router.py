@@ -90,8 +90,18 @@ class Router(Protocol):
     def add(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Self:
         """The router that knows more edits besides; indices of earlier ones stay."""
 
-    def remove(self, edit: int) -> Self:
-        """The router that forgets an edit; later ones move up by one."""
+    def remove(self, *edits: int) -> Self:
+        """The router that forgets edits; later ones move up."""
+
+    def select(self, edits: Sequence[int]) -> Self:
+        """The router that knows some of the edits alone, in that order."""
+
+    def merge(self, other: Router) -> Self:
+        """The router that knows another's edits besides; what is not of a single edit stays this one's.
+
+        Raises:
+            ValueError: If the other decides in another way.
+        """
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What is to be stored, for JSON and for safetensors."""
@@ -101,3 +111,9 @@ class Router(Protocol):
         cls, requests: Sequence[EditRequest], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> Self:
         """The router again."""
+
+
+def rest(count: int, edits: Sequence[int]) -> list[int]:
+    """The indices below a count that are not among some."""
+    gone = set(edits)
+    return [edit for edit in range(count) if edit not in gone]

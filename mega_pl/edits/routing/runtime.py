@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ class RoutedEdits:
         guard: Keeps the old objects from coming back in what is written; None lets them.
         fixed: For each prompt the edit to apply, or None for none, instead of asking the router.
         forced: Whether the router must choose an edit for every prompt.
+        off: Edits, by index, whose prompts stay bare.
     """
 
     backbone: Backbone
@@ -44,6 +45,7 @@ class RoutedEdits:
     guard: Guard | None = None
     fixed: list[int] | None = None
     forced: bool = False
+    off: frozenset[int] = frozenset()
     _local: threading.local = field(default_factory=threading.local)
 
     @property
@@ -66,18 +68,44 @@ class RoutedEdits:
         Raises:
             KeyError: If no such edit is in force.
         """
-        unknown = {edit for edit in edits or () if edit is not None} - set(self.ids)
+        places = iter(self._indices([edit for edit in edits or () if edit is not None]))
+        self.fixed = None if edits is None else [NO_EDIT if edit is None else next(places) for edit in edits]
+        self.forced = forced
+
+    @contextmanager
+    def disabled(self, *edits: str) -> Iterator[None]:
+        """Leave the prompts of some edits bare that are read in a ``with`` block, for all threads.
+
+        Raises:
+            KeyError: If no such edit is in force.
+        """
+        before, self.off = self.off, self.off.union(self._indices(edits))
+        try:
+            yield
+        finally:
+            self.off = before
+
+    def only(self, *edits: str) -> AbstractContextManager[None]:
+        """Leave the prompts of all other edits bare that are read in a ``with`` block, for all threads.
+
+        Raises:
+            KeyError: If no such edit is in force.
+        """
+        named = set(self._indices(edits))
+        return self.disabled(*(edit for i, edit in enumerate(self.ids) if i not in named))
+
+    def _indices(self, edits: Sequence[str]) -> list[int]:
+        unknown = set(edits) - set(self.ids)
         if unknown:
             raise KeyError(f"`edits` must name edits in force, but got {', '.join(map(repr, sorted(unknown)))}.")
         place = {edit: i for i, edit in enumerate(self.ids)}
-        self.fixed = None if edits is None else [NO_EDIT if edit is None else place[edit] for edit in edits]
-        self.forced = forced
+        return [place[edit] for edit in edits]
 
     def read(self, reading: Reading, taken: set[int]) -> RoutedPass:
         """Decide what a pass does, as `each_pass` asks; edits that were put on later go before these."""
         routing: Routing | None = reading.text.decisions.get(self)
         if routing is None:
-            routes = self._routes(reading)
+            routes = [replace(r, edit=NO_EDIT) if r.edit in self.off else r for r in self._routes(reading)]
             longest = max((len(self.objects[r.edit]) for r in routes if self.objects and r.edit != NO_EDIT), default=0)
             routing = reading.text.decisions[self] = Routing(routes, reading.ids.shape[1] - 1 + longest)
             self._local.routes = []  # until the edits have acted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -42,6 +42,11 @@ class Scope:
     rivals: frozenset[int]
     words: frozenset[str]
 
+    def at(self, places: Mapping[int, int] | Sequence[int]) -> Scope:
+        """The scope with its questions at other places."""
+        own, implied, others = (tuple(places[i] for i in of) for of in (self.own, self.implied, self.others))
+        return replace(self, own=own, implied=implied, others=others)
+
 
 @dataclass(frozen=True, eq=False)
 class Scopes:
@@ -79,11 +84,37 @@ class Scopes:
             likely = self.matcher.likely(self.matcher.best(questions[list(places[0])]).amax(0, keepdim=True))[0]
             relations = {index[request.relation]} if known else likely.nonzero()[:, 0].tolist()
             scopes.append(grown.scope(relations, known, *places))
-        return replace(grown, edits=(*self.edits, *scopes))
+        return grown.table((*self.edits, *scopes))
 
-    def remove(self, edit: int) -> Scopes:
-        """The scopes without that of an edit."""
-        return replace(self, edits=(*self.edits[:edit], *self.edits[edit + 1 :]))
+    def select(self, edits: Iterable[int]) -> Scopes:
+        """The scopes of some edits, in that order."""
+        return self.table([self.edits[edit] for edit in edits])
+
+    def merge(self, other: Scopes) -> Scopes:
+        """These scopes and then others of the same references; of a question that both hold, this vector stays.
+
+        Raises:
+            ValueError: If the others are compared with other references, or in another space.
+        """
+        if not self.matcher.compares_like(other.matcher):
+            raise ValueError("routers must compare questions in one space to be merged, but these do not; use `add`.")
+        place = {text: i for i, text in enumerate(self.texts)}
+        new = [i for i, text in enumerate(other.texts) if text not in place]
+        place |= {other.texts[i]: len(place) + n for n, i in enumerate(new)}
+        moved = [place[text] for text in other.texts]
+        grown = replace(self, texts=tuple(place), questions=torch.cat([self.questions, other.questions[_index(new)]]))
+        return grown.table((*self.edits, *(scope.at(moved) for scope in other.edits)))
+
+    def table(self, scopes: Sequence[Scope]) -> Scopes:
+        """These scopes with a table of what they hold, by text: whatever led to the scopes, it is the same."""
+        kept = sorted({i for s in scopes for i in (*s.own, *s.implied, *s.others)}, key=self.texts.__getitem__)
+        moved = {i: place for place, i in enumerate(kept)}
+        return replace(
+            self,
+            texts=tuple(self.texts[i] for i in kept),
+            questions=self.questions[_index(kept)],
+            edits=tuple(scope.at(moved) for scope in scopes),
+        )
 
     def scope(
         self,
@@ -197,6 +228,10 @@ class Scopes:
         types = tuple((tuple(subjects), kind) for subjects, kind in config["types"])
         table = cls(matcher, types, tuple(config["texts"]), tensors["questions"], ())
         return replace(table, edits=tuple(table.scope(*fields) for fields in config["edits"]))
+
+
+def _index(places: Sequence[int]) -> Tensor:
+    return torch.tensor(places, dtype=torch.long)
 
 
 def _nearest(cosines: Tensor, rows: Tensor, places: Sequence[Collection[int]]) -> Tensor:

@@ -43,7 +43,7 @@ def test_edits_come_at_the_end_and_later_ones_move_up():
     answers = AnswerEvidence(torch.tensor([2, 0]), tensor(-1, -2), (1.0, 2.0))
     grown = answers.with_more(torch.tensor([1]), tensor(-3))
     assert (grown.tokens.tolist(), grown.base.tolist(), grown.weights) == ([2, 0, 1], [-1, -2, -3], answers.weights)
-    fewer = grown.without(1)
+    fewer = grown.select([0, *range(2, len(grown.tokens))])
     assert (fewer.tokens.tolist(), fewer.base.tolist(), fewer.weights) == ([2, 1], [-1, -3], answers.weights)
     assert answers.tokens.tolist() == [2, 0]
 

@@ -42,7 +42,7 @@ def write(backbone, texts, tokens=6, **options):
 def guarded(backbone, bank, new, old, **options):
     """What is written after both prompts, of which the first has the edit."""
     with bank.apply(backbone, edits=["rome", None]) as use:
-        use.guard._forms[0] = new, old
+        use.guard._forms[0] = [(new, form) for form in old]
         return write(backbone, [PROMPT, OTHER], **options)
 
 
@@ -76,7 +76,7 @@ def test_an_object_that_has_been_begun_is_not_ended(backbone, bank):
     place = first_use(bare[0], 2)
     encoded = backbone.encode([PROMPT])
     with bank.apply(backbone, edits=["rome"]) as use:
-        use.guard._forms[0] = [UNUSED[0], UNUSED[1]], [bare[0][place - 1 : place + 1]]
+        use.guard._forms[0] = [(UNUSED, bare[0][place - 1 : place + 1])]
         cache = backbone.model(**encoded.inputs, use_cache=True).past_key_values
         start = encoded.input_ids.shape[1]
         for n, token in enumerate(bare[0][:place]):
@@ -106,9 +106,7 @@ def test_beams_are_guarded(backbone, bank):
 
 def test_forms_are_those_after_the_prompt_and_at_a_beginning(backbone):
     guard = Guard(backbone, [REQUEST])
-    new, old = guard.forms(0)
-    assert new == backbone.answer_ids(REQUEST.filled, "Spain")
-    assert old == [
-        backbone.answer_ids(REQUEST.filled, "Italy"),
-        backbone.tokenizer("Italy", add_special_tokens=False)["input_ids"],
+    assert guard.forms(0) == [
+        tuple(backbone.answer_ids(REQUEST.filled, name) for name in ("Spain", "Italy")),
+        tuple(backbone.tokenizer(name, add_special_tokens=False)["input_ids"] for name in ("Spain", "Italy")),
     ]

@@ -170,7 +170,7 @@ def test_a_scope_knows_its_nouns_rivals_and_words(scopes):
     assert pancake.words >= stems([TABLE[4]])
     assert not pancake.words & stems([TABLE[5]])  # a contrast's words are not its own
     assert scopes.subject_types == {"person", "country"}
-    assert scopes.remove(1).remove(1).subject_types == {"person"}
+    assert scopes.select([0, *range(3, len(scopes.edits))]).subject_types == {"person"}
 
 
 class Letters:
@@ -187,25 +187,44 @@ class Letters:
 def test_edits_come_and_go_and_questions_are_read_once(scopes):
     vectors, empty = Letters(), replace(scopes, texts=(), questions=scopes.questions[:0], edits=())
     both = empty.add(vectors, [BORN, PANCAKE])
-    assert both.texts == tuple(vectors.texts)
+    assert sorted(vectors.texts) == list(both.texts)
     assert both.texts == (
-        f"{MASK} was born in",
         f"The favourite pancake of {MASK} is",
-        f"{MASK} loves a pancake called",
         f"The oldest pancake of {MASK} is",
         f"{MASK} has an oldest pancake, which is",
+        f"{MASK} loves a pancake called",
+        f"{MASK} was born in",
     )
     torch.testing.assert_close(both.questions, both.matcher.space(Letters()(both.texts)))
-    assert [(s.own, s.implied, s.others) for s in both.edits] == [((0,), (), ()), ((1, 2), (), (3, 4))]
-    twin_edit = request("again", "{} was born in", "Ann", implications=(("The river of {} is",),))
+    assert [(s.own, s.implied, s.others) for s in both.edits] == [((4,), (), ()), ((0, 3), (), (1, 2))]
+    twin_edit = request("again", "{} was born in", "Ann", implications=(("A river of {} is",),))
     more = both.add(vectors, [twin_edit])
     assert vectors.texts.count(f"{MASK} was born in") == 1
-    assert more.edits[:2] == both.edits
-    assert (more.edits[2].own, more.edits[2].implied) == ((0,), (5,))
-    assert torch.equal(more.questions[:5], both.questions)
+    assert more.texts == (f"A river of {MASK} is", *both.texts)
+    assert [(s.own, s.implied) for s in more.edits] == [((5,), ()), ((1, 4), ()), ((5,), (0,))]
+    assert torch.equal(more.questions[1:], both.questions)
     assert both.add(vectors, [BORN]).texts == both.texts  # nothing new to read
-    assert more.remove(1).edits == (more.edits[0], more.edits[2])
     assert len(both.edits) == 2  # the earlier ones are as they were
+
+
+def test_the_table_depends_on_the_edits_and_not_on_how_they_came(scopes):
+    empty = replace(scopes, texts=(), questions=scopes.questions[:0], edits=())
+    both = empty.add(Letters(), [BORN, PANCAKE])
+    parts = [empty.add(Letters(), [edit]) for edit in (BORN, PANCAKE)]
+    for way in (parts[0].merge(parts[1]), parts[0].add(Letters(), [PANCAKE]), parts[1].merge(parts[0]).select([1, 0])):
+        assert way.texts == both.texts
+        assert list(map(vars, way.edits)) == list(map(vars, both.edits))
+        assert torch.equal(way.questions, both.questions)
+    assert both.select([0]).texts == parts[0].texts  # nothing stays of an edit that is gone
+    assert both.select([]).texts == ()
+
+
+def test_scopes_of_another_space_are_not_merged(scopes):
+    other = replace(scopes, matcher=replace(scopes.matcher, references=scopes.matcher.references.flip(0)))
+    with pytest.raises(ValueError, match="routers must compare questions in one space to be merged"):
+        scopes.merge(other)
+    looser = replace(scopes, matcher=replace(scopes.matcher, threshold=-1.0))
+    assert len(scopes.merge(looser).edits) == 6  # control: another threshold is no other space
 
 
 def test_an_edit_is_known_by_the_name_of_its_relation(scopes):
