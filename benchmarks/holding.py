@@ -18,8 +18,8 @@ import torch
 from mega_pl import Backbone, EditBank, EditRequest, Site, load
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.prompts import PromptConfig
-from mega_pl.edits.storage import write_text
 from mega_pl.edits import RouterConfig
+from mega_pl.edits.storage import write_text
 from mega_pl.fitting import fit
 from mega_pl.functional.text import find_name, without_names
 from mega_pl.lab.data import LabDataModule

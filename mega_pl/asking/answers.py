@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from mega_pl.asking.batches import TOKENS, encoded_batches
 from mega_pl.asking.generation import added
@@ -75,26 +76,33 @@ def continued(
 
 
 @torch.no_grad()
-def greedy_ids(backbone: Backbone, ids: Sequence[int], tokens: int) -> list[int]:
+def greedy_ids(backbone: Backbone, ids: Sequence[int], tokens: int, *, cache: Cache | None = None) -> list[int]:
     """The ids that the bare model writes after others, greedily, even where edits are in force on it.
 
     Args:
         backbone: The model.
         ids: (T,) what it reads.
         tokens: How many it writes.
+        cache: Of all ids but the last, if they have been read; it is appended to.
     """
     start = torch.tensor([list(ids)], device=backbone.device)
     position = torch.arange(len(ids), device=backbone.device)[None]
-    inputs = {"input_ids": start, "attention_mask": torch.ones_like(start), "position_ids": position}
-    return [int(token) for token in _written(backbone, inputs, tokens, None)[0]]
+    read = 0 if cache is None else len(ids) - 1
+    inputs = {
+        "input_ids": start[:, read:],
+        "attention_mask": torch.ones_like(start),
+        "position_ids": position[:, read:],
+    }
+    return [int(token) for token in _written(backbone, inputs, tokens, None, cache)[0]]
 
 
-def _written(backbone: Backbone, inputs: dict[str, Tensor], tokens: int, first: Tensor | None) -> Tensor:
-    """The ids (B, tokens) that the model writes after a left-padded batch."""
+def _written(
+    backbone: Backbone, inputs: dict[str, Tensor], tokens: int, first: Tensor | None, cache: Cache | None = None
+) -> Tensor:
+    """The ids (B, tokens) that the model writes after a left-padded batch, or after its last tokens behind a cache."""
     decoder, head = backbone.model.base_model, backbone.model.get_output_embeddings()
     mask, position = inputs["attention_mask"], inputs["position_ids"][:, -1:]
     step = dict(inputs)
-    cache = None
     written: list[Tensor] = []
     for _ in range(tokens):
         output = decoder(**step, past_key_values=cache, use_cache=True)

@@ -1,7 +1,7 @@
 """The only room that knows an architecture: where its sites are, reading and steering them, loading and tokenising."""
 
 from mega_pl.backbone.backbone import Backbone, Dtype, Encoded, PaddingSide
-from mega_pl.backbone.hooks import SteeredSites, Steering, record, steer
+from mega_pl.backbone.hooks import Steering, record, steer, steer_tokens
 from mega_pl.backbone.layout import Layout, blocks, check_sites, layout_of, layout_of_config
 from mega_pl.backbone.loading import load, load_outline
 from mega_pl.backbone.reading import UNKNOWN, Pass, Reading, each_pass, prompt_lengths
@@ -19,7 +19,6 @@ __all__ = [
     "Reading",
     "Site",
     "SiteKind",
-    "SteeredSites",
     "Steering",
     "blocks",
     "check_sites",
@@ -31,4 +30,5 @@ __all__ = [
     "prompt_lengths",
     "record",
     "steer",
+    "steer_tokens",
 ]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -104,66 +103,42 @@ def steer(
         yield
 
 
-class SteeredSites:
-    """Hooks that stay at sites for the time of a ``with`` block and do in each forward pass what they are told.
-
-    They are there before a compiler sees the model, and a pass in which one did not run is not taken for a steered one.
+@contextmanager
+def steer_tokens(
+    model: PreTrainedModel, edits: Mapping[Site, Steering], rows: Tensor, columns: Tensor
+) -> Iterator[None]:
+    """Replace the values h of sites by f(h) at some tokens in the one forward pass inside the block, as `steer` does.
 
     Args:
         model: a model of a known architecture.
-        sites: the sites that may be steered.
+        edits: for each site a function from (R, D) to (R, D).
+        rows: (R,) long, the row of each token in the batch.
+        columns: (R,) long, its index among the tokens that the pass reads.
 
     Raises:
         ValueError: if the model has no such site.
+        RuntimeError: if the pass has gone by a site without its hooks.
     """
+    check_sites(model, edits)
+    layout, places, reached = layout_of(model), _Places(rows, columns), set[Site]()
 
-    def __init__(self, model: PreTrainedModel, sites: Iterable[Site]) -> None:
-        self.model, self.sites = model, list(sites)
-        check_sites(model, self.sites)
-        self._writers: dict[Site, _Visit] = {}
-        self._reached: set[Site] = set()
-        self._attached = ExitStack()
+    def counted(site: Site, write: _Visit) -> _Visit:
+        def visit(output: Tensor, before: Tensor | None) -> Tensor | None:
+            reached.add(site)
+            return write(output, before)
 
-    def __enter__(self) -> SteeredSites:
-        for site in self.sites:
-            _attach(self._attached, self.model, site, partial(self._visit, site))
-        return self
+        return visit
 
-    def __exit__(self, *_: object) -> None:
-        self._attached.close()
-
-    def _visit(self, site: Site, output: Tensor, before: Tensor | None) -> Tensor | None:
-        writer = self._writers.get(site)
-        if writer is None:
-            return None
-        self._reached.add(site)
-        return writer(output, before)
-
-    @contextmanager
-    def armed(self, edits: Mapping[Site, Steering], rows: Tensor, columns: Tensor) -> Iterator[None]:
-        """Replace the values h of sites by f(h) at some tokens, as `steer` does, in the pass inside the block.
-
-        Args:
-            edits: for each site a function from (R, D) to (R, D).
-            rows: (R,) long, the row of each token in the batch.
-            columns: (R,) long, its index among the tokens that the pass reads.
-
-        Raises:
-            RuntimeError: if the pass has not reached a site with its hooks.
-        """
-        layout, places = layout_of(self.model), _Places(rows, columns)
-        self._reached = set()
-        self._writers = {site: _writer(site, f, places, layout.scale(site)) for site, f in edits.items()}
-        try:
-            yield
-            lost = sorted(set(edits) - self._reached)
-            if lost:
-                raise RuntimeError(
-                    f"a steered pass must run the hooks at {lost[0]}, but it did not: the model was compiled before "
-                    "the edits were put on; compile it afterwards, or call `torch.compiler.reset()`."
-                )
-        finally:
-            self._writers = {}
+    with ExitStack() as armed:
+        for site, function in edits.items():
+            _attach(armed, model, site, counted(site, _writer(site, function, places, layout.scale(site))))
+        yield
+    lost = sorted(set(edits) - reached)
+    if lost:
+        raise RuntimeError(
+            f"a steered pass must run the hooks at {lost[0]}, but it did not: the model was compiled before the edits "
+            "were put on; compile it afterwards, or call `torch.compiler.reset()`."
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from mega_pl.backbone.hooks import eager
 
@@ -84,8 +84,8 @@ class Pass(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def logits(self, logits: Tensor) -> Tensor:
-        """The logits (B, N, V) that the pass gives instead of these, after the last N columns that it reads."""
+    def logits(self, logits: Tensor, cache: Cache | None) -> Tensor:
+        """The logits (B, N, V) that the pass gives instead of these, after the last N columns that it has read."""
 
 
 Reader = Callable[[Reading, set[int]], Pass]
@@ -224,7 +224,7 @@ class _Passes:
         self._end()
         if reading.writing and getattr(output, "logits", None) is not None:
             for one in passes:
-                output.logits = one.logits(output.logits)
+                output.logits = one.logits(output.logits, cache)
         return output
 
     def _end(self, error: RuntimeError | None = None) -> None:

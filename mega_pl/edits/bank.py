@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mega_pl.backbone import Backbone, Site, SteeredSites, each_pass
+from mega_pl.backbone import Backbone, Site, each_pass, steer_tokens
 from mega_pl.edits.change import Change, Operation, changed, check_alike, undone
 from mega_pl.edits.conflicts import latest, superseded, warn_of
 from mega_pl.edits.hub import Token, upload
@@ -230,20 +230,19 @@ class EditBank:
             ValueError: If the bank belongs to another backbone, or ``edits`` does not fit the batch.
         """
         self.check(backbone)
-        with SteeredSites(backbone.model, self.maps) as sites:
-            use = RoutedEdits(
-                backbone,
-                self.ids,
-                self.router,
-                self._steer_on(backbone, sites),
-                self.objects,
-                Guard(backbone, self.requests) if guard else None,
-            )
-            use.fix(edits, forced=forced)
-            with each_pass(backbone.model, use.read):
-                yield use
+        use = RoutedEdits(
+            backbone,
+            self.ids,
+            self.router,
+            self._steer_on(backbone),
+            self.objects,
+            Guard(backbone, self.requests) if guard else None,
+        )
+        use.fix(edits, forced=forced)
+        with each_pass(backbone.model, use.read):
+            yield use
 
-    def _steer_on(self, backbone: Backbone, sites: SteeredSites) -> Steer:
+    def _steer_on(self, backbone: Backbone) -> Steer:
         """What moves a model's activations by the maps of the edits that its tokens get."""
         maps = {site: of_site.cast(device=backbone.device) for site, of_site in self.maps.items()}
         first = torch.tensor(self.places, device=backbone.device)
@@ -254,7 +253,7 @@ class EditBank:
                 site: lambda x, moved=of_site: moved.apply(x, index.to(x.device), self.strength)
                 for site, of_site in maps.items()
             }
-            return sites.armed(moves, rows, columns)
+            return steer_tokens(backbone.model, moves, rows, columns)
 
         return steering
 

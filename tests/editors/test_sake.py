@@ -165,7 +165,7 @@ def test_each_reading_is_closed_also_after_an_exception(backbone):
         def __exit__(self, *_):
             opened.append("closed")
 
-        def logits(self, logits):
+        def logits(self, logits, cache):
             return logits
 
     count = hook_count(backbone.model)

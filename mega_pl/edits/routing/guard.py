@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from mega_pl.asking import greedy_ids
 from mega_pl.backbone import Backbone, Reading
@@ -16,6 +18,42 @@ from mega_pl.functional.text import find_name, without_names
 
 LIKELY = 0.1
 """Probability from which a token counts as about to be written, also where it is not the likeliest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the guard looks.
+
+    Args:
+        reading: What the pass reads.
+        row: Of the batch.
+        edit: That answers it.
+        cache: Of the batch, up to and with the last token that stands before the place, or None.
+    """
+
+    reading: Reading
+    row: int
+    edit: int
+    cache: Cache | None
+
+    @property
+    def prompt(self) -> list[int]:
+        """The ids of the row's prompt."""
+        end = int(self.reading.last[self.row]) + 1
+        ids: list[int] = self.reading.ids[self.row, :end][self.reading.mask[self.row, :end] > 0].tolist()
+        return ids
+
+    @property
+    def row_cache(self) -> Cache | None:
+        """What the model keeps of the row, on its own; None where it must be read again."""
+        layers = [] if self.cache is None else self.cache.layers
+        alone = all(hasattr(layer, "batch_select_indices") for layer in layers)  # static ones are of one size
+        if self.cache is None or not alone or not bool(self.reading.mask[self.row].all()):
+            return None
+        row = copy.copy(self.cache)
+        row.layers = [copy.copy(layer) for layer in layers]  # which are not changed by what a copy reads
+        row.batch_select_indices(torch.tensor([self.row]))
+        return row
 
 
 @dataclass(eq=False)
@@ -34,17 +72,25 @@ class Guard:
     backbone: Backbone
     requests: Sequence[EditRequest]
     _forms: dict[int, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
+    _olds: dict[int, Tensor] = field(default_factory=dict)
 
-    def __call__(self, reading: Reading, edits: Mapping[int, int], logits: Tensor) -> Tensor:
+    def __call__(
+        self, reading: Reading, edits: Mapping[int, int], logits: Tensor, cache: Cache | None = None
+    ) -> Tensor:
         """The logits (B, N, V) after the last N columns of a pass, with the exchanges in the rows that an edit answers.
 
         Args:
             reading: What the pass reads.
             edits: By row its edit.
             logits: (B, N, V).
+            cache: What the model keeps of all that it has read, if it does.
         """
-        guarded, first = logits, reading.stop - logits.shape[1]
+        guarded, first, best = logits, reading.stop - logits.shape[1], logits.amax(-1, keepdim=True)
         for row, edit in edits.items():
+            begun = reading.text.decisions.get((self, edit))
+            likely = (logits[row][:, self._tokens(edit, logits.device)] >= best[row] + math.log(LIKELY)).any(-1)
+            if not begun and not bool(likely.any()):
+                continue
             last = int(reading.last[row])
             behind = reading.ids[row, last + 1 :].tolist()
             if reading.real.shape[1] > last + 1:  # the prompt is padded on the right
@@ -52,7 +98,8 @@ class Guard:
                 behind = [token if mask else None for token, mask in zip(behind, real, strict=True)]
             for n in range(max(0, last - first), logits.shape[1]):
                 written = [token for token in behind[: first + n - last] if token is not None]
-                exchange = self._exchange(logits[row, n], reading, row, edit, written)
+                kept = cache if n == logits.shape[1] - 1 else None
+                exchange = self._exchange(logits[row, n], Place(reading, row, edit, kept), written)
                 if exchange is not None:
                     guarded = guarded.clone() if guarded is logits else guarded
                     token, instead = exchange
@@ -61,15 +108,21 @@ class Guard:
                         guarded[row, n, instead] = logits[row, n, token]
         return guarded
 
-    def _exchange(
-        self, logits: Tensor, reading: Reading, row: int, edit: int, written: list[int]
-    ) -> tuple[int, int | None] | None:
+    def _tokens(self, edit: int, device: torch.device) -> Tensor:
+        """The tokens of an edit's old object."""
+        if edit not in self._olds:
+            self._olds[edit] = torch.tensor(
+                sorted({token for _, old in self.forms(edit) for token in old}), device=device
+            )
+        return self._olds[edit]
+
+    def _exchange(self, logits: Tensor, place: Place, written: list[int]) -> tuple[int, int | None] | None:
         """The token that is not to come after what is written behind a prompt, and the one to come instead, if any."""
-        forms = self.forms(edit)
+        forms = self.forms(place.edit)
         new = forms[0][0]
         if len(written) < len(new) and written == new[: len(written)]:
             return None  # the object itself is being written
-        begun: set[tuple[int, ...]] = reading.text.decisions.setdefault((self, edit), set())
+        begun: set[tuple[int, ...]] = place.reading.text.decisions.setdefault((self, place.edit), set())
         for new, _ in forms:
             for k in range(1, len(new)):
                 if written[-k:] == new[:k] and tuple(written[:-k]) in begun:
@@ -77,14 +130,11 @@ class Guard:
         places = [
             next(j for j in range(len(old) - 1, -1, -1) if written[len(written) - j :] == old[:j]) for _, old in forms
         ]
-        near = logits[[old[j] for (_, old), j in zip(forms, places, strict=True)]] >= logits.max() + math.log(LIKELY)
-        if not near.any():
-            return None
         chances = logits.float().softmax(-1)
         for (new, old), j in zip(forms, places, strict=True):
             if chances[old[j]] < LIKELY and int(logits.argmax()) != old[j]:
                 continue
-            if not self._spelt(reading, row, edit, [*written, old[j]], old[j + 1 :]):
+            if not self._spelt(place, [*written, old[j]], old[j + 1 :]):
                 continue
             if j >= len(new) or old[:j] != new[:j] or new[j] == old[j]:
                 return old[j], None
@@ -92,19 +142,17 @@ class Guard:
             return old[j], new[j]
         return None
 
-    def _spelt(self, reading: Reading, row: int, edit: int, written: list[int], rest: list[int]) -> bool:
+    def _spelt(self, place: Place, written: list[int], rest: list[int]) -> bool:
         """Whether the bare model goes on with the rest of an object, which is not a part of the subject's own name."""
-        request, tokenizer = self.requests[edit], self.backbone.tokenizer
+        request, tokenizer = self.requests[place.edit], self.backbone.tokenizer
         within = find_name(request.subject, (request.target_true,)) is not None
         count = max(len(rest), len(tokenizer(request.subject)["input_ids"]) if within else 0)
         if count == 0:
             return True
-        start = slice(0, int(reading.last[row]) + 1)
-        prompt = reading.ids[row, start][reading.mask[row, start] > 0].tolist()
-        after = greedy_ids(self.backbone, [*prompt, *written], count)
+        after = greedy_ids(self.backbone, [*place.prompt, *written], count, cache=place.row_cache)
         if after[: len(rest)] != rest:
             return False
-        text = tokenizer.decode([*written, *after])
+        text = str(tokenizer.decode([*written, *after]))
         return not within or find_name(without_names(text, (request.subject,)), (request.target_true,)) is not None
 
     def forms(self, edit: int) -> list[tuple[list[int], list[int]]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from mega_pl.backbone import UNKNOWN, Backbone, Reading
 from mega_pl.edits.routing.guard import Guard
@@ -185,10 +186,10 @@ class RoutedPass:
             routes = self.routing.routes
             self.use._local.routes = [r if i in acting else replace(r, edit=NO_EDIT) for i, r in enumerate(routes)]
 
-    def logits(self, logits: Tensor) -> Tensor:
+    def logits(self, logits: Tensor, cache: Cache | None) -> Tensor:
         """The logits, with the guard's exchanges."""
         guard = self.use.guard
-        return logits if guard is None or not self.edits else guard(self.reading, self.edits, logits)
+        return logits if guard is None or not self.edits else guard(self.reading, self.edits, logits, cache)
 
     def _places(self) -> list[tuple[int, int, int, int]]:
         """The tokens (row, column, edit, step) that the pass moves: a prompt's last one, and those of the object."""
