@@ -1,9 +1,12 @@
 """Every way to read, write and score with edits in force: the edit acts, or one line says why not."""
 
 import copy
+import re
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -476,3 +479,51 @@ def test_a_failing_pass_leaves_nothing_behind(backbone, bank):
         assert use.fired == []
         assert write(backbone, TEXTS) == edited
     assert write(backbone, TEXTS) == bare
+
+
+@pytest.mark.parametrize("family", ["gemma2", "mistral"])
+def test_windows_that_slide_are_no_obstacle(tiny_backbone, tiny_model, family):
+    """Batched, cached and uncached runs agree, with a prompt that is longer than the window."""
+    backbone = Backbone(tiny_model(family, {"sliding_window": 6}), tiny_backbone(family).tokenizer)
+    long = f"{OTHER} it. {PROMPT}"
+    assert len(backbone.tokenizer(long)["input_ids"]) > 12
+    router: Any = ByName()
+    origin = {"name": "", "revision": None, **backbone.fingerprint}
+    bank = EditBank((EDIT,), {SITES[0]: stack([far(backbone.width, 1)])}, router, 1.0, origin, {})
+    bare = write(backbone, [long, OTHER])
+    with bank.apply(backbone, guard=False) as use:
+        edited = write(backbone, [long, OTHER])
+        assert use.fired == ["rome", None]
+        assert write(backbone, [long, OTHER], use_cache=False) == edited
+        assert write(backbone, [long])[0] == edited[0]
+    assert edited[0] != bare[0]
+    assert edited[1] == bare[1]
+
+
+def test_a_chat_template_may_stand_around_the_turns(backbone, bank):
+    """The router gets them without it, the last one of the user before the empty one that is to be written."""
+    seen: list[Any] = []
+
+    class Watching(ByName):
+        def route(self, prompts, *, forced=False):
+            seen.append(prompts.turns)
+            return super().route(prompts, forced=forced)
+
+    backbone.tokenizer.chat_template = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+    turns = [{"role": "user", "content": content} for content in (OTHER, PROMPT)]
+    ids = backbone.tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
+    watched: Any = Watching()
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    bare = backbone.model.generate(ids, **options)
+    with replace(bank, router=watched).apply(backbone, guard=False) as use:
+        edited = backbone.model.generate(ids, **options)
+    assert seen == [[(OTHER, PROMPT, "")]]
+    assert use.fired == ["rome"]
+    assert not torch.equal(edited, bare)
+
+
+def test_every_way_of_the_table_has_its_test():
+    table = (Path(__file__).parents[2] / "docs" / "ways.md").read_text("utf-8")
+    names = set(re.findall(r"`(test_\w+)`", table))
+    assert len(names) > 15
+    assert names <= set(globals())
