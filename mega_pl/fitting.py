@@ -173,6 +173,13 @@ def fit_maps(
     Returns:
         For each edit its maps: of the last token of its prompts, then of each token of its object.
     """
+    for of_edit in prompts if config.estimator != "none" else ():
+        count = min(len(of_edit.source), len(of_edit.target))
+        if count < 2:
+            raise ValueError(
+                f"an edit must have 2 prompts of each kind or more to be fitted, but {of_edit.edit_id!r} has {count}; "
+                "give it `phrasings`, or raise `prompts.prefixes`."
+            )
     own = [()] * len(prompts) if objects is None else [tuple(ids) for ids in objects]
     fitted: list[Steps] = []
     for group in _groups(prompts, batch):

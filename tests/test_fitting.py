@@ -8,7 +8,7 @@ import torch
 
 from mega_pl.asking import last_states
 from mega_pl.backbone import Site, load, record, steer
-from mega_pl.data.prompts import PromptSet
+from mega_pl.data.prompts import PromptConfig, PromptSet
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.edits.storage import bank_tensors
 from mega_pl.fitting import LastTokens, MapConfig, default_sites, fit, fit_maps
@@ -299,3 +299,12 @@ def test_after_a_fit_the_objects_that_do_not_come_out_are_named(roomy_folder):
     assert list(bank.missed) == ["a"]
     written = backbone.generate(request.filled, max_new_tokens=len(backbone.answer_ids(request.filled, "Rome")))
     assert bank.missed["a"] == written.strip()
+
+
+def test_an_edit_with_one_prompt_is_named(roomy_folder):
+    backbone = load(str(roomy_folder("gpt2")))
+    request = EditRequest(
+        edit_id="alone", prompt="The capital of {} is", subject="France", target_new="Rome", target_true="Paris"
+    )
+    with pytest.raises(ValueError, match="an edit must have 2 prompts of each kind or more to be fitted, but 'alone'"):
+        fit(backbone, [request], prompts=PromptConfig(prefixes=0))

@@ -70,12 +70,14 @@ class PromptSet:
         target: Force the new answer.
         answers: The answer that each target prompt forces; empty where only the model knows what follows.
         facts: How many of the source prompts, from the first one, end where an object of the fact should follow.
+        edit_id: Name of the edit, for messages.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
     answers: tuple[str, ...]
     facts: int
+    edit_id: str = ""
 
 
 def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
@@ -93,7 +95,9 @@ def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
     if config.bare_implications:
         source += implications
     answers = [new] * len(plain) + [""] * len(implications)
-    return PromptSet(source=tuple(source), target=tuple(target), answers=tuple(answers), facts=facts)
+    return PromptSet(
+        source=tuple(source), target=tuple(target), answers=tuple(answers), facts=facts, edit_id=request.edit_id
+    )
 
 
 def _context(template: str, *, p: str, **texts: str) -> str:

@@ -24,6 +24,9 @@ from mega_pl.edits.status import status
 from mega_pl.edits.storage import load_bank, save_bank
 from mega_pl.functional import Transports
 
+LOOSE = frozenset({"vocab", "tokenizer", "weights"})
+"""Entries of a fingerprint in which a copy of a model may differ that is not its own."""
+
 
 @dataclass(frozen=True, eq=False)
 class EditBank:
@@ -209,6 +212,7 @@ class EditBank:
         edits: Sequence[str | None] | None = None,
         forced: bool = False,
         guard: bool = True,
+        strict: bool = True,
     ) -> Iterator[RoutedEdits]:
         """Edit a backbone for the time of a ``with`` block.
 
@@ -222,6 +226,8 @@ class EditBank:
             edits: For each row of the batch the edit to apply, or None for none, instead of asking the router.
             forced: Whether the router must choose an edit for every prompt.
             guard: Whether the old object is kept from coming back in what is written after an edit's prompt.
+            strict: Whether a model of the same shape with other weights or tokens is refused, such as one that was
+                quantised or trained on after the fit.
 
         Yields:
             Where prompts went, updated by each prompt.
@@ -229,7 +235,7 @@ class EditBank:
         Raises:
             ValueError: If the bank belongs to another backbone, or ``edits`` does not fit the batch.
         """
-        self.check(backbone)
+        self.check(backbone, strict=strict)
         use = RoutedEdits(
             backbone,
             self.ids,
@@ -263,17 +269,22 @@ class EditBank:
         use = stack.enter_context(self.apply(backbone))
         return BankHandle(stack, use)
 
-    def check(self, backbone: Backbone) -> None:
+    def check(self, backbone: Backbone, *, strict: bool = True) -> None:
         """Refuse a backbone that the edits were not fitted on.
+
+        Args:
+            backbone: The model.
+            strict: Whether its weights and its tokenizer count, and not only its shape.
 
         Raises:
             ValueError: Naming the first entry of the fingerprint that differs.
         """
         for name, value in backbone.fingerprint.items():
-            if self.backbone[name] != value:
+            if self.backbone[name] != value and (strict or name not in LOOSE):
+                way = "; with `strict=False` it is taken nevertheless" if name in LOOSE else ""
                 raise ValueError(
                     f"a bank must be used on the backbone it was fitted on, {self.backbone['name']!r}, "
-                    f"but `{name}` is {_short(value)} instead of {_short(self.backbone[name])}; fit it again."
+                    f"but `{name}` is {_short(value)} instead of {_short(self.backbone[name])}; fit it again{way}."
                 )
 
     def save_pretrained(self, folder: str | Path, *, history: bool = True) -> Path:

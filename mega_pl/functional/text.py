@@ -18,7 +18,8 @@ _SPELLINGS = {
     "-": "‐‑\u2012–—−",
     "": "\u00ad\u200b\u2060\ufeff",  # soft hyphen, zero-width space, word joiner, byte order mark
 }
-_PLAIN = str.maketrans({mark: plain for plain, marks in _SPELLINGS.items() for mark in marks})
+PLAIN_MARKS = str.maketrans({mark: plain for plain, marks in _SPELLINGS.items() for mark in marks})
+"""From the many forms of apostrophes, quotes and dashes to one of each, and from invisible marks to none."""
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u3000-\u30ff\u31f0-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
@@ -41,7 +42,7 @@ def canonical(text: str, *, case: bool = False) -> str:
         text: any text.
         case: whether case counts.
     """
-    plain = unicodedata.normalize("NFD", text).translate(_PLAIN)
+    plain = unicodedata.normalize("NFD", text).translate(PLAIN_MARKS)
     return " ".join(unicodedata.normalize("NFD", plain if case else plain.casefold()).split())
 
 

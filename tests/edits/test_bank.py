@@ -428,3 +428,21 @@ def test_tensors_of_another_bank_are_refused(tiny_backbone, tiny_bank, tmp_path)
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "edit_model.safetensors")
     with pytest.raises(ValueError, match="must belong together, but they are not of one bank; save it again"):
         EditBank.from_pretrained(folder)
+
+
+def test_a_copy_that_differs_a_little_is_taken_where_one_says_so(tiny_backbone, tiny_bank):
+    backbone = tiny_backbone("gpt2")
+    bank = tiny_bank(backbone)
+    for name, change in (("weights", {"weights": "other"}), ("vocab", {"vocab": 9}), ("tokenizer", {"tokenizer": "x"})):
+        other = replace(bank, backbone={**bank.backbone, **change})
+        with (
+            pytest.raises(ValueError, match=f"but `{name}` is .* with `strict=False` it is taken"),
+            other.apply(backbone),
+        ):
+            pass
+        with other.apply(backbone, strict=False) as use:
+            backbone.last_logits(backbone.encode(ASKED))
+        assert any(use.fired)
+    wide = replace(bank, backbone={**bank.backbone, "width": 9})
+    with pytest.raises(ValueError, match="but `width` is .*; fit it again"), wide.apply(backbone, strict=False):
+        pass

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import ahocorasick
 
-_MARKS = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "‐": "-", "‑": "-", "–": "-", "—": "-"})
+from mega_pl.functional.text import PLAIN_MARKS
 
 _SPACELESS = (("\u0e00", "\u0eff"), ("\u3040", "\u9fff"), ("\uac00", "\ud7af"), ("\U00020000", "\U0003ffff"))
 """Thai and Lao, Japanese and Chinese, Korean, whose particles follow without a space, and rare Chinese characters."""
@@ -45,13 +45,13 @@ class Mention:
 
 @lru_cache(maxsize=1 << 16)
 def _folded(character: str) -> str:
-    plain = unicodedata.normalize("NFKD", character.translate(_MARKS))
+    plain = unicodedata.normalize("NFKD", character.translate(PLAIN_MARKS))
     return "".join(c for c in plain if not unicodedata.combining(c)).casefold()
 
 
 def composed(text: str) -> str:
     """The text in NFKC with plain apostrophes and single spaces, in which places are counted; lines stay lines."""
-    lines = unicodedata.normalize("NFKC", text.translate(_MARKS)).splitlines()
+    lines = unicodedata.normalize("NFKC", text.translate(PLAIN_MARKS)).splitlines()
     return "\n".join(line for line in (" ".join(line.split()) for line in lines) if line)
 
 
