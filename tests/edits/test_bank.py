@@ -444,5 +444,5 @@ def test_a_copy_that_differs_a_little_is_taken_where_one_says_so(tiny_backbone, 
             backbone.last_logits(backbone.encode(ASKED))
         assert any(use.fired)
     wide = replace(bank, backbone={**bank.backbone, "width": 9})
-    with pytest.raises(ValueError, match="but `width` is .*; fit it again"), wide.apply(backbone, strict=False):
+    with pytest.raises(ValueError, match=r"but `width` is .*; fit it again"), wide.apply(backbone, strict=False):
         pass
