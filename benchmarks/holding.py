@@ -4,13 +4,15 @@
     python benchmarks/holding.py FOLDER --counterfact FILE --edits 100 --least 2 --sites resid_mid.18 ...
 
 All edits are in one bank and each is asked by its own prompt, greedily, an oracle routing. Perplexity is the bare
-model's, of what follows the object, after the edited and after the bare model's own answer.
+model's, of what follows the object, after the edited and after the bare model's own answer. Where the guard has changed
+a text, the router is asked whether the text asks the edit's question there; if not, the guard was not needed.
 """
 
 import argparse
 import math
 import time
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -41,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     backbone = load(options.model)
     requests = _requests(backbone, options)
-    router = RouterConfig(answer=False, noun_phrases=False, ask_aliases=False)  # an oracle routes
+    router = RouterConfig(answer=False, noun_phrases=False, ask_aliases=False)  # an oracle routes the prompts
     start = time.perf_counter()
     if options.bank is not None and options.bank.exists():
         bank = EditBank.from_pretrained(options.bank)
@@ -62,9 +64,11 @@ def main(args: list[str] | None = None) -> None:
     lines = [f"| {options.model}, {len(bank)} edits | whole object | old one comes back | perplexity | bare |"]
     lines.append("| --- | --- | --- | --- | --- |")
     own = _perplexity(backbone, [p for p, a in zip(prompts, after, strict=True) if a], [a for a in after if a])
-    for name, guard in (("with guard", True), ("without", False)):
+    written: dict[bool, list[str]] = {}
+    for name, guard in (("without guard", False), ("with guard", True)):
         with bank.apply(backbone, edits=bank.ids, guard=guard):
-            texts = backbone.generate(prompts, max_new_tokens=options.tokens)
+            written[guard] = backbone.generate(prompts, max_new_tokens=options.tokens)
+        texts = written[guard]
         whole = sum(t.strip().startswith(r.target_new) for t, r in zip(texts, requests, strict=True))
         cut = [_after(text, request.target_new) for text, request in zip(texts, requests, strict=True)]
         kept = [(p, a, r) for p, a, r in zip(prompts, cut, requests, strict=True) if a]
@@ -74,7 +78,8 @@ def main(args: list[str] | None = None) -> None:
         lines.append(
             f"| {name} | {whole / len(bank):.3f} | {len(back)}/{len(kept)} | {perplexity:.2f} | {own:.2f} |",
         )
-    lines.append("")
+    changed, needless = _needless(backbone, bank, prompts, written)
+    lines += ["", f"{changed} texts are changed by the guard, {needless} of them where they ask something else."]
     lines.append(f"{seconds:.1f} s an edit; not whole: " + "; ".join(f"{k}: {v!r}" for k, v in bank.missed.items()))
     print("\n".join(lines))
     if options.output:
@@ -93,6 +98,25 @@ def _requests(backbone: Backbone, options: argparse.Namespace) -> list[EditReque
     requests = [case.request for case in data.cases[options.start :]]
     long = [r for r in requests if len(backbone.answer_ids(r.filled, r.target_new)) >= options.least]
     return long[: options.edits]
+
+
+def _needless(
+    backbone: Backbone, bank: EditBank, prompts: list[str], written: dict[bool, list[str]]
+) -> tuple[int, int]:
+    """How many texts the guard changes, and how many of them at a place that does not ask the edit's question."""
+    pairs = zip(bank.ids, prompts, written[False], written[True], strict=True)
+    places = [(name, prompt + _shared(a, b).rstrip()) for name, prompt, a, b in pairs if a != b]
+    if not places:
+        return 0, 0
+    with bank.apply(backbone) as use:
+        backbone.last_logits(backbone.encode([text for _, text in places]))
+        fired = use.fired
+    return len(places), sum(edit != name for (name, _), edit in zip(places, fired, strict=True))
+
+
+def _shared(one: str, other: str) -> str:
+    """What two texts begin with."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _returns(text: str, request: EditRequest) -> bool:
