@@ -1,6 +1,5 @@
 """Fitting the maps of edits: activations recorded at the sites, and each edit's map solved from them."""
 
-import copy
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from mega_pl.aliasing import with_known_aliases
 from mega_pl.asking import encoded_batches
-from mega_pl.backbone import Backbone, Site, record, steer
+from mega_pl.backbone import Backbone, Site, forked, record, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
@@ -268,7 +267,7 @@ class LastTokens:
         states = torch.empty(len(self.active), self.backbone.width)
         for rows, inputs, cache in self.parts:
             with record(self.backbone.model, [site], torch.zeros(len(rows), dtype=torch.long)) as seen:
-                self._read(inputs, copy.deepcopy(cache), maps, edits[rows], strength)  # a pass appends to what it gets
+                self._read(inputs, None if cache is None else forked(cache), maps, edits[rows], strength)
             states[rows] = seen[site].float().cpu()
         return states
 

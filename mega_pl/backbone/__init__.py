@@ -1,6 +1,7 @@
 """The only room that knows an architecture: where its sites are, reading and steering them, loading and tokenising."""
 
 from mega_pl.backbone.backbone import Backbone, Dtype, Encoded, PaddingSide
+from mega_pl.backbone.caches import forked
 from mega_pl.backbone.hooks import Steering, record, steer, steer_tokens
 from mega_pl.backbone.layout import Layout, blocks, check_sites, layout_of, layout_of_config
 from mega_pl.backbone.loading import load, load_outline
@@ -23,6 +24,7 @@ __all__ = [
     "blocks",
     "check_sites",
     "each_pass",
+    "forked",
     "layout_of",
     "layout_of_config",
     "load",

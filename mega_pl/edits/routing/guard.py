@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import Cache
 
 from mega_pl.asking import greedy_ids
-from mega_pl.backbone import Backbone, Reading
+from mega_pl.backbone import Backbone, Reading, forked
 from mega_pl.edits.request import EditRequest
 from mega_pl.functional.text import find_name, without_names
 
@@ -50,8 +49,7 @@ class Place:
         alone = all(hasattr(layer, "batch_select_indices") for layer in layers)  # static ones are of one size
         if self.cache is None or not alone or not bool(self.reading.mask[self.row].all()):
             return None
-        row = copy.copy(self.cache)
-        row.layers = [copy.copy(layer) for layer in layers]  # which are not changed by what a copy reads
+        row = forked(self.cache)
         row.batch_select_indices(torch.tensor([self.row]))
         return row
 
