@@ -15,7 +15,7 @@ from mega_pl.data.relations import relations
 from mega_pl.data.sake import SakeMetric, sake_tests
 from mega_pl.edits import EditCase
 from mega_pl.evaluation import Protocol
-from mega_pl.fitting import default_sites
+from mega_pl.fitting import default_sites, objects_of
 from mega_pl.module import MegaModule
 
 GIB = 2**30
@@ -47,15 +47,16 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     batch, most = hparams["prompts_per_batch"], max(len(some.source) + len(some.target) for some in sets)
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
     width, floats = outline.width, 4 * len(sites)
+    steps = [len(ids) + 1 for ids in objects_of(outline, data.requests, maps)]
     questions = sum(len(relation.references) for relation in relations().values())
     questions += len({t for r in data.requests for t in (r.prompt, *r.phrasings)})
     memory = {
         "weights": weight_bytes(outline),
         f"forward pass, {batch} prompts of {longest} tokens": forward_bytes(outline, batch, longest),
         f"cache of {batch} prompts": cache_bytes(outline, batch, longest),
-        f"activations of {data.edits_per_batch} edits": floats * data.edits_per_batch * most * width,
+        f"activations of {data.edits_per_batch} edits": floats * data.edits_per_batch * most * width * max(steps),
         f"router, {questions} questions": 4 * (questions + width) * min(module.router.max_rank, width),
-        f"maps of {len(sets)} edits": floats * len(sets) * (2 * width + rank * width + rank**2),
+        f"{sum(steps)} maps of {len(sets)} edits": floats * sum(steps) * (2 * width + rank * width + rank**2),
     }
     counts = Counter(test.metric for case in data.cases for test in sake_tests(case))
     print(f"data: {_edits(data)}; tests: {', '.join(f'{name} {counts[name]}' for name in get_args(SakeMetric))}")
