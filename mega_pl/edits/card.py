@@ -19,8 +19,8 @@ SHOWN = 20
 _MARK = re.compile(r"\n<!-- card of mega_pl ([0-9a-f]{64}) -->\n")
 
 
-def card(bank: EditBank) -> str:
-    """What a bank edits, of which model, and how it is used; then a mark."""
+def card(bank: EditBank, place: str = "FOLDER") -> str:
+    """What a bank edits, of which model, and how it is used from the place where it lies; then a mark."""
     name = portable(str(bank.backbone["name"]))
     rows = [table_row((r.edit_id, r.filled, r.target_true, r.target_new)) for r in bank.requests[:SHOWN]]
     more = f"\n\nand {len(bank) - SHOWN} more." if len(bank) > SHOWN else ""
@@ -31,7 +31,7 @@ def card(bank: EditBank) -> str:
         f"Edits of facts by activation steering at {', '.join(map(str, bank.maps))}; the weights stay as they are.\n\n"
         "```python\nimport mega_pl\nfrom mega_pl import EditBank\n\n"
         f'backbone = mega_pl.load("{name or "MODEL"}")\n'
-        'with EditBank.from_pretrained("FOLDER").apply(backbone):\n    ...  # generate\n```\n\n'
+        f'with EditBank.from_pretrained("{place}").apply(backbone):\n    ...  # generate\n```\n\n'
         "| edit | prompt | before | after |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + f"{more}\n"
     )
     return f"{text}\n<!-- card of mega_pl {_digest(text)} -->\n"

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, snapshot_download
 
+from mega_pl.edits.card import CARD, card, may_write
+
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
-
-CARD = "README.md"
-OURS = "library_name: mega_pl"
-"""Stands in every card that a bank writes."""
 
 Token = str | bool | None
 """An access token; None takes the one that `hf auth login` has stored, and False none."""
@@ -63,8 +61,7 @@ def upload(
             api.create_branch(name, branch=revision, exist_ok=True)
         with TemporaryDirectory() as folder:
             saved = bank.save_pretrained(folder)
-            card = saved / CARD
-            card.write_text(card.read_text("utf-8").replace('"FOLDER"', f'"{name}"'), "utf-8")
+            (saved / CARD).write_text(card(bank, name), "utf-8")
             commit = api.upload_folder(
                 repo_id=name,
                 folder_path=saved,
@@ -82,7 +79,7 @@ def upload(
 
 
 def _card_is_ours(api: HfApi, name: str, revision: str | None) -> bool:
-    """Whether the repository's card is one of a bank's, or there is none."""
+    """Whether the repository's card is one as it was written here, or there is none."""
     if not api.file_exists(name, CARD, revision=revision):
         return True
-    return OURS in Path(api.hf_hub_download(name, CARD, revision=revision)).read_text("utf-8")
+    return may_write(Path(api.hf_hub_download(name, CARD, revision=revision)))

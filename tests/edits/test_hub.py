@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 
 from mega_pl.backbone import Backbone, Site
 from mega_pl.edits import EditBank, EditRequest, hub
+from mega_pl.edits.card import card as card_of
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.functional import mean_shift, stack
 
@@ -97,7 +98,7 @@ def bank(tiny_backbone: Callable[[str], Backbone]) -> EditBank:
     clouds = torch.randn(2, 5, backbone.width, generator=draw)
     return EditBank(
         requests=(request,),
-        maps={Site(2, "resid_mid"): stack([mean_shift(*clouds)])},
+        maps={Site(2, "resid_mid"): stack([mean_shift(*clouds)]).cast(torch.float32)},
         objects=((),),
         router=CentreRouter(torch.zeros(1, backbone.width), torch.ones(1), layer=0),
         strength=1.0,
@@ -129,12 +130,13 @@ def test_a_card_of_somebodys_own_stays_and_one_of_ours_is_renewed(bank: EditBank
     bank.push_to_hub("me/capitals")
     card = fake_hub.branch("me/capitals", None) / "README.md"
     fresh = card.read_text("utf-8")
-    card.write_text(fresh.replace("# 1 edits", "# 7 edits"), "utf-8")
+    card.write_text(card_of(bank, "somewhere/else"), "utf-8")
     bank.push_to_hub("me/capitals")
     assert card.read_text("utf-8") == fresh
-    card.write_text("# my thesis", "utf-8")
-    bank.push_to_hub("me/capitals")
-    assert card.read_text("utf-8") == "# my thesis"
+    for own in ("# my thesis", fresh.replace("# 1 edits", "# 1 beautiful edits")):
+        card.write_text(own, "utf-8")
+        bank.push_to_hub("me/capitals")
+        assert card.read_text("utf-8") == own
     assert EditBank.from_pretrained("me/capitals").ids == ("a",)
 
 
