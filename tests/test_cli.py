@@ -276,7 +276,7 @@ BAD_OPTIONS = {
     "router of all": (["--model.router.false_alarms", "1.5"], r"`false_alarms` must lie in \(0, 1\)"),
     "no edits": (["--data.limit", "0"], "`limit` must be at least 1"),
     "no file": (["--data.edits", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),
-    "a folder for a file": (["--data.edits", ".."], r"there is no '\.\.'"),
+    "a folder for a file": (["--data.edits", ".."], r"data must come from a file, but '\.\.' is a folder"),
 }
 
 
@@ -355,7 +355,8 @@ def test_a_place_that_cannot_be_written_is_named(
         (b"[{]", "must be a JSON list"),
         (b"[]", "it is empty"),
         (b"[1]", "must be a JSON object"),
-        (b"\xff\xfe\x00", "must be UTF-8"),
+        (b"\xff\xfe\x00", "must be JSON in UTF-8, but is in UTF-16"),
+        (b"\xe9\x00", "must be UTF-8"),
     ],
 )
 def test_a_damaged_file_is_refused(

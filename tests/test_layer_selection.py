@@ -183,11 +183,12 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
     for site in sites:
         of_site = []
         for i, request in enumerate(requests):
-            before = {s: (lambda x, m=bank.maps[s][i]: m(x)) for s in sites if s < site}
+            place = bank.places[i]
+            before = {s: (lambda x, m=bank.maps[s][place]: m(x)) for s in sites if s < site}
             encoded = backbone.encode([request.filled])
             with steer(backbone.model, before, encoded.last), record(backbone.model, [site], encoded.last) as seen:
                 backbone.last_logits(encoded)
-            moved = bank.maps[site][i](seen[site]) - seen[site]
+            moved = bank.maps[site][place](seen[site]) - seen[site]
             of_site.append(float(moved.norm() / seen[site].norm()))
         shares.append(sum(of_site) / len(of_site))
     found = steering_norms(backbone, bank)

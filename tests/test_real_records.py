@@ -20,7 +20,7 @@ CHANCE: dict[str, dict[str, tuple[float, float]]] = {
     "rome": {"efficacy_score": (0.25, 0.75), "paraphrase_score": (0.25, 0.75), "rewrite_exact": (0, 0)},
     "easyedit": {"rewrite_acc": (0, 0.12), "rephrase_acc": (0, 0.12)},
     "rippleedits": {"edit_success": (0, 0.05)},
-    "generation": {"rewrite_exact_sentence": (0, 0.05)},
+    "generation": {"rewrite_exact_sentence": (0, 0.12)},
 }
 ABSENT = {"counterfact": {"edit_success"}, "popular": {"gen", "paraphrase_score", "rephrase_acc"}}
 """What the records do not ask."""
