@@ -122,12 +122,16 @@ def each_pass(model: PreTrainedModel, reader: Reader) -> Iterator[None]:
     Raises:
         ValueError: In a pass of which it cannot be told where a prompt ends, or what it says.
     """
-    passes = _followed.get(model) or _followed.setdefault(model, _Passes(model))
-    passes.add(reader)
+    with _changing:
+        passes = _followed.setdefault(id(model), _Passes(model))
+        passes.add(reader)
     try:
         yield
     finally:
-        passes.remove(reader)
+        with _changing:
+            passes.remove(reader)
+            if not passes.readers:
+                _followed.pop(id(model), None)
 
 
 class _Passes:
@@ -140,7 +144,7 @@ class _Passes:
         self.generation = threading.local()
         self.lock = threading.RLock()
         self.asking = False
-        self.current: tuple[Reading, list[Pass], ExitStack] | None = None
+        self.current: _Current | None = None
         self.attached = ExitStack()
 
     def add(self, reader: Reader) -> None:
@@ -154,7 +158,6 @@ class _Passes:
             self.readers.remove(reader)
             if not self.readers:
                 self.attached.close()
-                self.caches.clear()
 
     def _attach(self) -> None:
         before = self.model.register_forward_pre_hook(eager(self._enter), with_kwargs=True)
@@ -192,7 +195,8 @@ class _Passes:
         if self.asking or not self.readers:
             self.lock.release()
             return
-        self._end(RuntimeError("the pass was interrupted."))
+        if self.current is not None:  # this thread's, which was interrupted
+            self._release(RuntimeError("the pass was interrupted."))
         armed = ExitStack()
         try:
             reading = self._reading(args, kwargs)
@@ -208,33 +212,34 @@ class _Passes:
             armed.__exit__(type(error), error, None)
             self.lock.release()
             raise
-        self.current = (reading, passes, armed)
+        self.current = _Current(threading.get_ident(), reading, passes, armed)
 
     def _leave(self, model: object, _: object, output: Any) -> Any:  # noqa: ANN401
-        """End a pass; an output of None is that of one that has failed."""
-        if model is not self.model or self.asking or self.current is None:
+        """End a pass; an output of None is that of one that has failed, perhaps before it had begun."""
+        current = self.current
+        if model is not self.model or self.asking or current is None or current.thread != threading.get_ident():
             return None
         if output is None:
-            self._end(RuntimeError("the pass has failed."))
+            self._release(RuntimeError("the pass has failed."))
             return None
-        reading, passes, _ = self.current
-        cache = getattr(output, "past_key_values", None)
-        if cache is not None:
-            self.caches[cache] = reading
-        self._end()
-        if reading.writing and getattr(output, "logits", None) is not None:
-            for one in passes:
-                output.logits = one.logits(output.logits, cache)
-        return output
-
-    def _end(self, error: RuntimeError | None = None) -> None:
-        """End the pass that this thread is in, if any."""
-        if self.current is None:
-            return
-        *_, armed = self.current
-        self.current = None
         try:
-            armed.__exit__(None if error is None else type(error), error, None)
+            current.armed.__exit__(None, None, None)
+            cache = getattr(output, "past_key_values", None)
+            if cache is not None:
+                self.caches[cache] = current.reading
+            if current.reading.writing and getattr(output, "logits", None) is not None:
+                for one in current.passes:
+                    output.logits = one.logits(output.logits, cache)
+            return output
+        finally:
+            self._release()
+
+    def _release(self, error: RuntimeError | None = None) -> None:
+        """Let go of the pass of this thread; with an error it is broken off."""
+        current, self.current = self.current, None
+        try:
+            if error is not None and current is not None:
+                current.armed.__exit__(RuntimeError, error, None)
         finally:
             self.lock.release()
 
@@ -266,7 +271,20 @@ class _Passes:
         return Reading(whole, mask, _last(mask, inputs), past, whole.shape[1], Text(len(ids)), writing=False)
 
 
-_followed: WeakKeyDictionary[PreTrainedModel, _Passes] = WeakKeyDictionary()
+@dataclass(frozen=True, eq=False)
+class _Current:
+    """The pass that a model is in: its thread, what it reads, and what is done in it."""
+
+    thread: int
+    reading: Reading
+    passes: list[Pass]
+    armed: ExitStack
+
+
+_followed: dict[int, _Passes] = {}
+"""By id the models that have readers; they are forgotten with their last one."""
+
+_changing = threading.Lock()
 
 
 @dataclass(eq=False)

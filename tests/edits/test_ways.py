@@ -1,9 +1,11 @@
 """Every way to read, write and score with edits in force: the edit acts, or one line says why not."""
 
 import copy
+import gc
 import re
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -527,3 +529,40 @@ def test_every_way_of_the_table_has_its_test():
     names = set(re.findall(r"`(test_\w+)`", table))
     assert len(names) > 15
     assert names <= set(globals())
+
+
+def test_a_pass_that_cannot_begin_does_not_end_that_of_another_thread(backbone, bank):
+    """One thread is refused again and again while the other writes."""
+    refused: list[str] = []
+    with bank.apply(backbone, guard=False) as use:
+        alone = backbone.generate(TEXTS, max_new_tokens=8)
+        done = threading.Event()
+
+        def disturb() -> None:
+            while not done.is_set():
+                try:
+                    backbone.model(inputs_embeds=torch.zeros(1, 3, backbone.width))
+                except ValueError as error:
+                    refused.append(str(error))
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        found = [(backbone.generate(TEXTS, max_new_tokens=8), use.fired) for _ in range(6)]
+        done.set()
+        thread.join()
+    assert found == [(alone, ["rome", None])] * 6
+    assert refused
+    assert all("to be routed by its text" in reason for reason in refused)
+
+
+def test_a_model_is_forgotten_once_its_edits_are_off(tiny_model, tiny_backbone):
+    backbone = Backbone(tiny_model("gpt2"), tiny_backbone("gpt2").tokenizer)
+    router: Any = ByName()
+    origin = {"name": "", "revision": None, **backbone.fingerprint}
+    bank = EditBank((EDIT,), {SITES[0]: stack([far(backbone.width, 1)])}, router, 1.0, origin, {})
+    with bank.apply(backbone) as use:
+        write(backbone, TEXTS)
+    model = weakref.ref(backbone.model)
+    del backbone, use
+    gc.collect()
+    assert model() is None
