@@ -4,7 +4,8 @@
     python benchmarks/holding.py FOLDER --counterfact FILE --edits 100 --least 2 --sites resid_mid.18 ...
 
 All edits are in one bank and each is asked by its own prompt, greedily, an oracle routing. Perplexity is the bare
-model's, of what follows the object, after the edited and after the bare model's own answer. Where the guard has changed
+model's: of what the edited model writes behind the new object, and of what the bare model writes behind the prompt, and
+behind the prompt and the new object. Where the guard has changed
 a text, the router is asked whether the text asks the edit's question there; if not, the guard was not needed.
 """
 
@@ -23,7 +24,7 @@ from mega_pl.data.prompts import PromptConfig
 from mega_pl.edits import RouterConfig
 from mega_pl.edits.storage import write_text
 from mega_pl.fitting import fit
-from mega_pl.functional.text import find_name, without_names
+from mega_pl.functional.text import find_name, joint, without_names
 from mega_pl.lab.data import LabDataModule
 
 
@@ -58,33 +59,37 @@ def main(args: list[str] | None = None) -> None:
         if options.bank is not None:
             bank.save_pretrained(options.bank)
     seconds = (time.perf_counter() - start) / len(bank)
-    prompts = [request.filled for request in requests]
-    bare = backbone.generate(prompts, max_new_tokens=options.tokens)
-    after = [_after(text, request.target_true) for text, request in zip(bare, requests, strict=True)]
-    lines = [f"| {options.model}, {len(bank)} edits | whole object | old one comes back | perplexity | bare |"]
-    lines.append("| --- | --- | --- | --- | --- |")
-    own = _perplexity(backbone, [p for p, a in zip(prompts, after, strict=True) if a], [a for a in after if a])
-    written: dict[bool, list[str]] = {}
-    for name, guard in (("without guard", False), ("with guard", True)):
-        with bank.apply(backbone, edits=bank.ids, guard=guard):
-            written[guard] = backbone.generate(prompts, max_new_tokens=options.tokens)
-        texts = written[guard]
-        whole = sum(t.strip().startswith(r.target_new) for t, r in zip(texts, requests, strict=True))
-        cut = [_after(text, request.target_new) for text, request in zip(texts, requests, strict=True)]
-        kept = [(p, a, r) for p, a, r in zip(prompts, cut, requests, strict=True) if a]
-        back = [r.edit_id for _, (_, rest), r in kept if _returns(rest, r)]
-        perplexity = _perplexity(backbone, [p for p, *_ in kept], [a for _, a, _ in kept])
-        print(name, "returns:", *back)
-        lines.append(
-            f"| {name} | {whole / len(bank):.3f} | {len(back)}/{len(kept)} | {perplexity:.2f} | {own:.2f} |",
-        )
-    changed, needless = _needless(backbone, bank, prompts, written)
-    lines += ["", f"{changed} texts are changed by the guard, {needless} of them where they ask something else."]
-    lines.append(f"{seconds:.1f} s an edit; not whole: " + "; ".join(f"{k}: {v!r}" for k, v in bank.missed.items()))
+    lines = table(backbone, bank, requests, options.tokens, f"{Path(options.model).name}, {len(bank)} edits")
+    missed = "; ".join(f"{edit_id}: {text!r}" for edit_id, text in bank.missed.items())
+    lines += ["", f"{seconds:.1f} s an edit; not whole: {missed or 'none'}"]
     print("\n".join(lines))
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.output, "\n".join(lines) + "\n")
+
+
+def table(backbone: Backbone, bank: EditBank, requests: list[EditRequest], tokens: int, name: str) -> list[str]:
+    """A line without and one with the guard, and what it changes."""
+    prompts = [request.filled for request in requests]
+    objects = [f"{joint(request.filled)}{request.target_new}" for request in requests]
+    bare = backbone.generate(prompts, max_new_tokens=tokens)
+    behind = backbone.generate([p + o for p, o in zip(prompts, objects, strict=True)], max_new_tokens=tokens)
+    own = _perplexity(backbone, prompts, bare)
+    given = _perplexity(backbone, [p + o for p, o in zip(prompts, objects, strict=True)], behind)
+    lines = [f"| {name} | whole object | old one comes back | perplexity | bare | bare, behind the new object |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    written: dict[bool, list[str]] = {}
+    for label, guard in (("without guard", False), ("with guard", True)):
+        with bank.apply(backbone, edits=bank.ids, guard=guard):
+            written[guard] = backbone.generate(prompts, max_new_tokens=tokens)
+        rows = list(zip(requests, prompts, objects, written[guard], strict=True))
+        kept = [(r, p + o, text.removeprefix(o)) for r, p, o, text in rows if text.startswith(o)]
+        back = [r.edit_id for r, _, rest in kept if _returns(rest, r)]
+        perplexity = _perplexity(backbone, [start for _, start, _ in kept], [rest for *_, rest in kept])
+        whole = f"{len(kept) / len(rows):.3f} | {len(back)}/{len(kept)}"
+        lines.append(f"| {label} | {whole} | {perplexity:.2f} | {own:.2f} | {given:.2f} |")
+    changed, needless = _needless(backbone, bank, prompts, written)
+    return [*lines, "", f"{changed} texts are changed by the guard, {needless} of them where they ask something else."]
 
 
 def _requests(backbone: Backbone, options: argparse.Namespace) -> list[EditRequest]:
@@ -125,19 +130,14 @@ def _returns(text: str, request: EditRequest) -> bool:
     return find_name(rest, (request.target_true,)) is not None
 
 
-def _after(text: str, name: str) -> tuple[str, str] | None:
-    """A text to the end of a name, and what follows it; None where it has no such name or ends there."""
-    start = text.find(name)
-    end = start + len(name)
-    return None if start < 0 or not text[end:].strip() else (text[:end], text[end:])
-
-
 @torch.no_grad()
-def _perplexity(backbone: Backbone, prompts: Sequence[str], texts: Sequence[tuple[str, str]]) -> float:
-    """The bare model's perplexity of what follows prompts and answers."""
+def _perplexity(backbone: Backbone, starts: Sequence[str], texts: Sequence[str]) -> float:
+    """The bare model's perplexity of texts behind others."""
     losses: list[float] = []
-    for prompt, (answer, rest) in zip(prompts, texts, strict=True):
-        before, whole = (backbone.tokenizer(t)["input_ids"] for t in (prompt + answer, prompt + answer + rest))
+    for start, text in zip(starts, texts, strict=True):
+        before, whole = (backbone.tokenizer(t)["input_ids"] for t in (start, start + text))
+        if len(whole) == len(before):
+            continue  # the text ends with its beginning
         logits = backbone.model(torch.tensor([whole], device=backbone.device), use_cache=False).logits[0].float()
         chances = logits[len(before) - 1 : -1].log_softmax(-1)
         index = torch.tensor(whole[len(before) :], device=chances.device)
