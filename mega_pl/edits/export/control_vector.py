@@ -31,12 +31,12 @@ def check_control_vector(bank: EditBank, *, lossy: bool) -> None:
     """
     if not lossy:
         raise ValueError(f"a control vector must be asked for with --lossy, but it was not: {LOST}.")
+    if any(site.layer == 0 for site in bank.maps):
+        raise ValueError("control vectors must lie in blocks from 1 on, but the bank steers block 0; fit it elsewhere.")
     if importlib.util.find_spec("gguf") is None:
         raise ValueError(
             "control vectors must be written by the package gguf, but it is not installed; pip install 'mega_pl[gguf]'."
         )
-    if any(site.layer == 0 for site in bank.maps):
-        raise ValueError("control vectors must lie in blocks from 1 on, but the bank steers block 0; fit it elsewhere.")
 
 
 def shifts(bank: EditBank, edit: int) -> dict[int, Tensor]:
