@@ -16,6 +16,7 @@ from mega_pl.backbone import Backbone, Site, forked, record, steer
 from mega_pl.data.prompts import PromptConfig, PromptSet, expand
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
+from mega_pl.edits.checks import check_type
 from mega_pl.edits.conflicts import latest
 from mega_pl.functional import Transport, Transports, fit_transport, mean_shift, stack
 from mega_pl.outcomes import missed_objects, warn_of_missed
@@ -108,8 +109,10 @@ def fit(
         prompts: How prompts are multiplied.
 
     Raises:
+        TypeError: If the backbone is none that `load` gives.
         ValueError: If there is no edit, an id comes twice, or an alias is the subject of another edit.
     """
+    check_type("`backbone`", backbone, Backbone)
     requests = latest(edits)
     check_requests(requests)
     maps, router, prompts = maps or MapConfig(), router or RouterConfig(), prompts or PromptConfig()

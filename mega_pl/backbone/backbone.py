@@ -95,6 +95,9 @@ class Backbone:
             raise ValueError(f"the tokenizer must give back {_PROBE!r} after a round trip, but got {decoded!r}.")
         self.prepends_bos = probe[0] == tokenizer.bos_token_id
 
+    def __repr__(self) -> str:
+        return f"Backbone({self.name!r}, {self.config.model_type}, {self.n_layers} blocks of width {self.width})"
+
     @property
     def config(self) -> PreTrainedConfig:
         """Config of the decoder, also where it is a part of a model that reads images."""
@@ -207,34 +210,52 @@ class Backbone:
         return Encoded(padded, mask, (mask.cumsum(-1) - 1).clamp(min=0), (mask * columns).argmax(-1))
 
     @torch.no_grad()
-    def loglikelihood(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, bool]]:
-        """Return how probable answers are after prompts, with every edit in force.
+    def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[tuple[float, bool]]:
+        """Return how probable continuations are after prompts, with every edit in force.
 
-        Prompt and answer are read in one pass, in which an edit acts where the prompt ends and inside its object, as it
-        does when the model writes. This is what evaluation harnesses ask for under this name.
+        Both are read in one pass, in which an edit acts where the prompt ends and inside its object, as it does when
+        the model writes. This is what evaluation harnesses ask for under this name.
 
         Args:
             prompts: B texts.
-            answers: B texts, each to follow its prompt as `answer_ids` says.
+            continuations: B texts that follow the prompts verbatim, with the space before them if there is one.
 
         Returns:
-            For each pair the sum of the log-probabilities of the answer's tokens, in nats, and whether each of them is
-            the likeliest one.
+            For each pair the sum of the log-probabilities of the continuation's tokens, in nats, and whether each of
+            them is the likeliest one.
 
         Raises:
-            ValueError: as `encode` and `answer_ids`.
+            TypeError: if a single text is given.
+            ValueError: as `encode`; if the lengths differ, or a continuation has no token or merges with its prompt.
         """
+        for name, texts in (("prompts", prompts), ("continuations", continuations)):
+            if isinstance(texts, str):
+                raise TypeError(f"`{name}` must be a sequence of texts, but got a single text; put it into a list.")
+        if len(prompts) != len(continuations) or not prompts:
+            raise ValueError(
+                "`prompts` and `continuations` must be equally many texts, at least one, but got "
+                f"{len(prompts)} and {len(continuations)}."
+            )
         starts = [self._ids(prompt) for prompt in prompts]
-        own = [self.answer_ids(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        self._check_lengths(prompts, [len(start) + len(ids) for start, ids in zip(starts, own, strict=True)])
-        encoded = self.pad([[*start, *ids] for start, ids in zip(starts, own, strict=True)])
+        texts = [prompt + text for prompt, text in zip(prompts, continuations, strict=True)]
+        wholes = [self._ids(text) for text in texts]
+        self._check_lengths(prompts, [len(start) for start in starts])
+        self._check_lengths(texts, [len(whole) for whole in wholes])
+        for prompt, text, start, whole in zip(prompts, continuations, starts, wholes, strict=True):
+            if len(whole) <= len(start) or whole[: len(start)] != start:
+                raise ValueError(
+                    f"a continuation must add tokens to its prompt, but {text!r} adds none to {prompt[-40:]!r} or "
+                    "merges with it; end the prompt at a word, and begin the continuation with the space."
+                )
+        encoded, longest = self.pad(wholes), max(len(w) - len(s) for s, w in zip(starts, wholes, strict=True))
         with prompt_lengths([len(start) for start in starts]):
-            logits = self.model(**encoded.inputs, use_cache=False, logits_to_keep=max(map(len, own)) + 1).logits
+            logits = self.model(**encoded.inputs, use_cache=False, logits_to_keep=longest + 1).logits
         found = []
-        for row, ids in zip(logits.float().log_softmax(-1), own, strict=True):
-            of_answer, index = row[-len(ids) - 1 : -1], torch.tensor(ids, device=row.device)
-            chances = of_answer.gather(1, index[:, None]).sum()
-            found.append((float(chances), bool((of_answer.argmax(-1) == index).all())))
+        for row, start, whole in zip(logits.float().log_softmax(-1), starts, wholes, strict=True):
+            index = torch.tensor(whole[len(start) :], device=row.device)
+            of_text = row[-len(index) - 1 : -1]
+            chances = of_text.gather(1, index[:, None]).sum()
+            found.append((float(chances), bool((of_text.argmax(-1) == index).all())))
         return found
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site, each_pass, steer_tokens
 from mega_pl.edits.change import Change, Operation, changed, check_alike, undone
-from mega_pl.edits.conflicts import latest, superseded, warn_of
+from mega_pl.edits.checks import check_type
+from mega_pl.edits.conflicts import latest, shared_names, superseded, warn_of
 from mega_pl.edits.hub import Token, upload
 from mega_pl.edits.request import EditCase, EditRequest
 from mega_pl.edits.routing import RoutedEdits, Router
@@ -62,6 +63,11 @@ class EditBank:
 
     def __len__(self) -> int:
         return len(self.requests)
+
+    def __repr__(self) -> str:
+        return (
+            f"EditBank({len(self)} edits of {self.backbone['name'] or 'a model'} at {', '.join(map(str, self.maps))})"
+        )
 
     def __getitem__(self, edit_id: str) -> EditRequest:
         return self.requests[self.index(edit_id)]
@@ -151,8 +157,7 @@ class EditBank:
         """
         gone = {self.index(edit_id) for edit_id in edit_ids}
         if len(gone) == len(self):
-            names = ", ".join(map(repr, edit_ids))
-            raise KeyError(f"a bank must keep at least one edit, but {names} is its only one; take the bank off.")
+            raise KeyError("a bank must keep at least one edit, but all would go; take the bank off.")
         return changed(self, "remove", gone) if gone else self
 
     def rollback(self, point: int = -1) -> EditBank:
@@ -166,6 +171,8 @@ class EditBank:
             IndexError: If there have not been as many changes.
         """
         count = len(self.history)
+        if not count and point == -1:
+            raise IndexError("a bank must have changed to be rolled back, but its history is empty.")
         if not -count <= point <= count:
             raise IndexError(f"`point` must lie in [{-count}, {count}] for this bank, but got {point}.")
         bank = self
@@ -190,7 +197,7 @@ class EditBank:
         return changed(self, operation, gone, other)
 
     def _check_new(self, requests: Sequence[EditRequest]) -> None:
-        """Refuse edits whose ids the bank has."""
+        """Refuse edits whose ids the bank has, and names that are the subject of one edit and the alias of another."""
         own = set(self.ids)
         for request in requests:
             if request.edit_id in own:
@@ -198,6 +205,8 @@ class EditBank:
                     f"the edits of a bank must have different ids, but it already has {request.edit_id!r}; use "
                     "`replace` or another id."
                 )
+        for reasons in shared_names([*self.requests, *requests]).values():
+            raise ValueError(next(iter(reasons.values())))
 
     def _superseded(self, other: EditBank) -> dict[int, int]:
         """By index of an own edit the index of the edit of another bank that gives its fact another object."""
@@ -279,6 +288,7 @@ class EditBank:
         Raises:
             ValueError: Naming the first entry of the fingerprint that differs.
         """
+        check_type("`backbone`", backbone, Backbone)
         for name, value in backbone.fingerprint.items():
             if self.backbone[name] != value and (strict or name not in LOOSE):
                 way = "; with `strict=False` it is taken nevertheless" if name in LOOSE else ""
@@ -294,6 +304,8 @@ class EditBank:
             folder: Where to; a ``README.md`` that is there stays, unless it is a card as it was written here.
             history: Whether what it takes to undo changes is written too, and with it the edits that were removed.
         """
+        if not str(folder).strip():
+            raise ValueError(f"`folder` must name a place, but got {str(folder)!r}.")
         return save_bank(self if history else replace(self, history=()), Path(folder))
 
     @classmethod

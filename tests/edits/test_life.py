@@ -4,11 +4,12 @@ import linecache
 import re
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from mega_pl.edits import EditBank, EditCase
+from mega_pl.edits import EditBank, EditCase, EditRequest
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.edits.storage import bank_tensors
 from mega_pl.fitting import MapConfig, fit
@@ -300,3 +301,42 @@ def test_a_switch_is_undone_by_an_error_and_stands_over_fixed_rows(lm, three):
         lm.last_logits(lm.encode(PROMPTS))
         assert handle.use.fired == [None] * 5
     handle.remove()
+
+
+def test_a_name_that_is_an_alias_and_a_subject_is_refused(lm, three):
+    alias = EditRequest(
+        edit_id="gaul",
+        prompt="The capital of {} is",
+        subject="Gaul",
+        target_new="Rome",
+        target_true="Paris",
+        aliases=("France",),
+    )
+    for grown in (lambda: three.add(lm, [alias]), lambda: three.merge(fit(lm, [alias]))):
+        with pytest.raises(
+            ValueError, match="'gaul' must not be the subject of another edit, but 'France' is that of 'france'"
+        ):
+            grown()
+    with pytest.raises(ValueError, match="but 'France' is that of 'france'"):
+        fit(lm, [alias]).add(lm, [FRANCE])
+
+
+def test_a_bank_says_in_short_what_it_is(lm, three):
+    assert repr(three).startswith("EditBank(3 edits of gpt2 at resid_mid.")
+    assert repr(lm) == "Backbone('gpt2', gpt2, 4 blocks of width 32)"
+
+
+def test_what_is_no_model_and_no_folder_is_refused(three, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model: Any = "lab-gpt2"
+    with pytest.raises(TypeError, match="`backbone` must be a Backbone, but got str: 'lab-gpt2'"):
+        fit(model, [FRANCE])
+    with pytest.raises(TypeError, match="`backbone` must be a Backbone"), three.apply(model):
+        pass
+    with pytest.raises(ValueError, match="`folder` must name a place, but got ' '"):
+        three.save_pretrained(" ")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(IndexError, match="a bank must have changed to be rolled back"):
+        three.rollback()
+    with pytest.raises(KeyError, match="a bank must keep at least one edit, but all would go"):
+        three.remove(*three.ids)

@@ -292,17 +292,45 @@ def test_prompt_and_answer_in_one_pass_are_scored_as_they_are_written(backbone, 
 
 def test_a_harness_gets_the_log_likelihood_of_what_is_written(backbone, bank):
     with bank.apply(backbone, guard=False):
-        (new, is_new), (old, is_old) = backbone.loglikelihood([PROMPT, PROMPT], ["Spain", "Italy"])
+        (new, is_new), (old, is_old) = backbone.loglikelihood([PROMPT, PROMPT], [" Spain", " Italy"])
         encoded = backbone.encode([PROMPT])
         logits = backbone.last_logits(encoded).log_softmax(-1)[0]
     for answer, found in (("Spain", new), ("Italy", old)):
         ids = backbone.answer_ids(PROMPT, answer)
         if len(ids) == 1:
             assert found == pytest.approx(float(logits[ids[0]]), abs=1e-4)
-    bare = backbone.loglikelihood([PROMPT, PROMPT], ["Spain", "Italy"])
+    bare = backbone.loglikelihood([PROMPT, PROMPT], [" Spain", " Italy"])
     assert (new, old) != (bare[0][0], bare[1][0])
     assert isinstance(is_new, bool)
     assert isinstance(is_old, bool)
+
+
+def test_the_likelihood_of_a_continuation_is_the_sum_over_its_tokens(backbone):
+    """Verbatim, also without a space, and whatever the batch."""
+    texts = [" Spain and Italy", ".", ", which"]
+    found = backbone.loglikelihood([PROMPT] * 3, texts)
+    start = backbone.tokenizer(PROMPT)["input_ids"]
+    for text, (total, _) in zip(texts, found, strict=True):
+        ids = backbone.tokenizer(PROMPT + text)["input_ids"]
+        with torch.no_grad():
+            chances = backbone.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        wanted = sum(float(chances[n - 1, ids[n]]) for n in range(len(start), len(ids)))
+        assert total == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "texts", "reason"),
+    [
+        ("Rome", [" x"], "`prompts` must be a sequence of texts"),
+        (["Rome"], " x", "`continuations` must be a sequence of texts"),
+        (["Rome"], [], "must be equally many texts, at least one, but got 1 and 0"),
+        ([], [], "must be equally many texts, at least one, but got 0 and 0"),
+        (["Rome"], [""], "a continuation must add tokens to its prompt, but '' adds none to 'Rome'"),
+    ],
+)
+def test_what_has_no_likelihood_is_refused(backbone, prompts, texts, reason):
+    with pytest.raises((TypeError, ValueError), match=reason):
+        backbone.loglikelihood(prompts, texts)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of the compiler itself
