@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, pipeline
 
-from mega_pl.backbone import Backbone, Site, prompt_lengths, steer
+from mega_pl.backbone import Backbone, Site, blocks, prompt_lengths, reading, steer
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import NO_EDIT, Route
 from mega_pl.functional import Transport, stack
@@ -581,6 +581,23 @@ def test_a_pass_that_cannot_begin_does_not_end_that_of_another_thread(backbone, 
     assert found == [(alone, ["rome", None])] * 6
     assert refused
     assert all("to be routed by its text" in reason for reason in refused)
+
+
+def test_a_pass_of_one_thread_is_not_ended_by_another(backbone, bank):
+    """As a call that is refused would do, whose hook for the end runs although it has never begun."""
+    with bank.apply(backbone, guard=False):
+        wanted = backbone.last_logits(backbone.encode([PROMPT]))
+
+        def disturb(*_: object) -> None:
+            followed = reading._followed[id(backbone.model)]
+            thread = threading.Thread(target=followed._leave, args=(backbone.model, (), None))
+            thread.start()
+            thread.join()
+
+        handle = blocks(backbone.model)[0].register_forward_hook(disturb)
+        found = backbone.last_logits(backbone.encode([PROMPT]))
+        handle.remove()
+    assert torch.equal(found, wanted)
 
 
 def test_a_model_is_forgotten_once_its_edits_are_off(tiny_model, tiny_backbone):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mega_pl.asking import Edited
-from mega_pl.backbone import Backbone, Site, load
+from mega_pl.backbone import Backbone, Site, load, prompt_lengths
 from mega_pl.data import read_jsonl, relations
 from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test, sake_tests
@@ -333,6 +333,15 @@ def test_an_edit_acts_where_its_prompt_ends_though_the_judged_token_is_further_o
     with bank.apply(backbone) as use:
         edited = ask_edited(backbone, Routed(use), [test])[0]
         assert use.fired == [request.edit_id]
+        start, (new, true) = (
+            backbone.tokenizer(test.prompt)["input_ids"],
+            (backbone.answer_ids(test.prompt, o) for o in (test.new, test.true)),
+        )
+        shared = _shared(test, new, true)
+        assert shared  # control: the judged token is further on
+        with prompt_lengths([len(start)]), torch.no_grad():
+            logits = backbone.model(torch.tensor([[*start, *new[:shared]]])).logits[0, -1]
+    assert edited.new == pytest.approx(float(logits.softmax(-1)[new[shared]]), rel=1e-3)
     assert edited.new != ask_bare(backbone, [test])[0].new
 
 

@@ -1,5 +1,6 @@
 """The old object does not come back in what is written after a prompt that an edit answers."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +103,17 @@ def test_beams_are_guarded(backbone, bank):
     written = guarded(backbone, bank, UNUSED[:1], [[old]], num_beams=3)
     assert old not in written[0]
     assert written[1] == write(backbone, [PROMPT, OTHER], num_beams=3)[1]
+
+
+@pytest.mark.parametrize(("rest", "returns"), [(" Villager, a car", False), (" is near the sun", True)])
+def test_the_subjects_own_name_may_hold_the_old_object(backbone, monkeypatch, rest, returns):
+    request = EditRequest(prompt="{} is a", subject="Mercury Villager", target_new="Fiat", target_true="Mercury")
+    written = backbone.tokenizer(' the "Mercury')["input_ids"]
+    monkeypatch.setattr(
+        "mega_pl.edits.routing.guard.greedy_ids", lambda *_, **__: list(backbone.tokenizer(rest)["input_ids"])
+    )
+    place: Any = SimpleNamespace(prompt=[], row_cache=None, edit=0)
+    assert Guard(backbone, [request])._spelt(place, written, []) == returns
 
 
 def test_forms_are_those_after_the_prompt_and_at_a_beginning(backbone):
