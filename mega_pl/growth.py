@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 from mega_pl.aliasing import with_known_aliases
 from mega_pl.backbone import Backbone
-from mega_pl.data.prompts import PromptConfig, expand, phrasings
+from mega_pl.data.prompts import PromptConfig
 from mega_pl.edits import EditBank, EditRequest, check_requests
 from mega_pl.edits.conflicts import shared_names
 from mega_pl.edits.routing import RouterConfig
-from mega_pl.fitting import MapConfig, fit_maps, objects_of
+from mega_pl.fitting import MapConfig, objects_of
 from mega_pl.functional import stack
 from mega_pl.outcomes import missed_objects, warn_of_missed
-from mega_pl.refining import RefineConfig, refine
+from mega_pl.refining import RefineConfig, fit_refined
 from mega_pl.supposing import with_followed_implications
 
 Config = TypeVar("Config", MapConfig, PromptConfig, RefineConfig, RouterConfig)
@@ -36,13 +36,8 @@ def fit_more(bank: EditBank, backbone: Backbone, requests: Sequence[EditRequest]
     check_requests(requests)
     maps, prompts = _config(bank.settings, "maps", MapConfig), _config(bank.settings, "prompts", PromptConfig)
     requests = with_followed_implications(backbone, requests)
-    sets, objects = [expand(request, prompts) for request in requests], objects_of(backbone, requests, maps)
-    steps = fit_maps(backbone, sets, list(bank.maps), maps, objects=objects)
-    if "refine" in bank.settings:
-        own = [phrasings(request, prompts) for request in requests]
-        config = _config(bank.settings, "refine", RefineConfig)
-        first = refine(backbone, requests, own, [of_edit[0] for of_edit in steps], maps.strength, config)
-        steps = [(maps_of, *of_edit[1:]) for maps_of, of_edit in zip(first, steps, strict=True)]
+    config = _config(bank.settings, "refine", RefineConfig) if "refine" in bank.settings else RefineConfig()
+    steps = fit_refined(backbone, requests, list(bank.maps), maps, prompts, config)
     if "router" in bank.settings and _config(bank.settings, "router", RouterConfig).ask_aliases:
         requests = _with_free_aliases(bank, backbone, requests)
     rows = [of_step for of_edit in steps for of_step in of_edit]
@@ -51,7 +46,7 @@ def fit_more(bank: EditBank, backbone: Backbone, requests: Sequence[EditRequest]
         bank,
         requests=tuple(requests),
         maps={site: stack([row[site] for row in rows]) for site in bank.maps},
-        objects=tuple(objects),
+        objects=tuple(objects_of(backbone, requests, maps)),
         router=grown.select(range(len(bank), len(bank) + len(requests))),
         missed={},
         history=(),

@@ -11,15 +11,15 @@ import torch.distributed as dist
 
 from mega_pl.backbone import Backbone, Site, load
 from mega_pl.backbone.backbone import Dtype
-from mega_pl.data.prompts import PromptConfig, expand, phrasings
+from mega_pl.data.prompts import PromptConfig
 from mega_pl.data.sake import Test
 from mega_pl.edits import EditBank, EditRequest, RouterConfig
 from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, request_from
 from mega_pl.evaluation import Mode, ask, predict, routing
-from mega_pl.fitting import MapConfig, Steps, default_sites, fit_maps, fit_settings, make_bank, objects_of
+from mega_pl.fitting import MapConfig, Steps, default_sites, fit_settings, make_bank
 from mega_pl.functional import Transport
 from mega_pl.metrics import Row, Score, score_sake
-from mega_pl.refining import RefineConfig, refine
+from mega_pl.refining import RefineConfig, fit_refined
 from mega_pl.supposing import with_followed_implications
 
 torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, PromptConfig])
@@ -139,16 +139,12 @@ class MegaModule(L.LightningModule):
     def training_step(self, batch: list[EditRequest], batch_idx: int) -> None:
         """Fit the maps of some edits."""
         batch = with_followed_implications(self.backbone, batch)
-        sets = [expand(request, self.prompts) for request in batch]
         size = self.hparams["prompts_per_batch"]
-        objects = objects_of(self.backbone, batch, self.maps)
-        fitted = fit_maps(self.backbone, sets, self.sites, self.maps, objects=objects, batch=size)
-        own = [phrasings(request, self.prompts) for request in batch]
-        first = refine(self.backbone, batch, own, [steps[0] for steps in fitted], self.maps.strength, self.refine)
-        for request, maps, steps in zip(batch, first, fitted, strict=True):
+        fitted = fit_refined(self.backbone, batch, self.sites, self.maps, self.prompts, self.refine, batch=size)
+        for request, steps in zip(batch, fitted, strict=True):
             if request.edit_id in self.fitted:
                 raise ValueError(f"edit ids must be unique in a fit, but {request.edit_id!r} comes twice.")
-            self.fitted[request.edit_id] = (request, (maps, *steps[1:]))
+            self.fitted[request.edit_id] = (request, steps)
 
     def on_validation_start(self) -> None:
         """Complete the bank after the last training batch."""

@@ -11,8 +11,9 @@ from torch.nn.functional import softplus
 from mega_pl.asking import last_states
 from mega_pl.backbone import Backbone, Site, steer
 from mega_pl.backbone.backbone import Encoded
-from mega_pl.data.prompts import PREFIXES
+from mega_pl.data.prompts import PREFIXES, PromptConfig, expand, phrasings
 from mega_pl.edits.request import EditRequest
+from mega_pl.fitting import MapConfig, Steps, fit_maps, objects_of
 from mega_pl.functional import Transport, stack
 
 UNRELATED = tuple(prefix.removesuffix(".") for prefix in PREFIXES)
@@ -47,6 +48,34 @@ class RefineConfig:
         ):
             if not holds:
                 raise ValueError(f"`{name}` must be {rule}, but got {getattr(self, name)}.")
+
+
+def fit_refined(
+    backbone: Backbone,
+    requests: Sequence[EditRequest],
+    sites: Sequence[Site],
+    maps: MapConfig,
+    prompts: PromptConfig,
+    config: RefineConfig,
+    *,
+    batch: int = 128,
+) -> list[Steps]:
+    """Fit the maps of some edits, and refine those of their prompts' last tokens.
+
+    Args:
+        backbone: The bare model.
+        requests: The edits.
+        sites: Where to steer.
+        maps: How maps are estimated.
+        prompts: How prompts are multiplied.
+        config: How they are refined.
+        batch: Source prompts whose caches are kept together.
+    """
+    sets, objects = [expand(request, prompts) for request in requests], objects_of(backbone, requests, maps)
+    fitted = fit_maps(backbone, sets, sites, maps, objects=objects, batch=batch)
+    own = [phrasings(request, prompts) for request in requests]
+    first = refine(backbone, requests, own, [steps[0] for steps in fitted], maps.strength, config)
+    return [(refined, *steps[1:]) for refined, steps in zip(first, fitted, strict=True)]
 
 
 @torch.enable_grad()

@@ -12,6 +12,8 @@ import torch
 from mega_pl.edits.export.maps import maps_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from mega_pl.edits.bank import EditBank
@@ -23,8 +25,8 @@ LOST = (
 )
 
 
-def check_control_vector(bank: EditBank, *, lossy: bool) -> None:
-    """Refuse what llama.cpp cannot read, and what nobody should take for the edit itself.
+def check_control_vector(bank: EditBank, edits: Sequence[int], lossy: bool, max_gib: float) -> str:
+    """Refuse what llama.cpp cannot read, and what nobody should take for the edit itself; tell what is lost.
 
     Raises:
         ValueError: Unless ``lossy``; if the package gguf is missing, or the bank steers block 0.
@@ -37,6 +39,7 @@ def check_control_vector(bank: EditBank, *, lossy: bool) -> None:
         raise ValueError(
             "control vectors must be written by the package gguf, but it is not installed; pip install 'mega_pl[gguf]'."
         )
+    return LOST
 
 
 def shifts(bank: EditBank, edit: int) -> dict[int, Tensor]:

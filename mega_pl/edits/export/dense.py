@@ -23,10 +23,20 @@ MEANING = (
 )
 
 
-def dense_bytes(bank: EditBank, edits: Sequence[int]) -> int:
-    """Bytes that the dense maps of some edits take."""
+def check_dense(bank: EditBank, edits: Sequence[int], lossy: bool, max_gib: float) -> str:
+    """Refuse edits whose dense maps take more than a number of GiB; nothing is ever lost.
+
+    Raises:
+        ValueError: Saying what they take.
+    """
     count = sum(len(bank.objects[edit]) + 1 for edit in edits)
-    return sum(4 * count * maps.mean.shape[1] * (maps.mean.shape[1] + 1) for maps in bank.maps.values())
+    size = sum(4 * count * maps.mean.shape[1] * (maps.mean.shape[1] + 1) for maps in bank.maps.values()) / 2**30
+    if size > max_gib:
+        raise ValueError(
+            f"`max_gib` must be at least {size:.2f} for {len(edits)} edits as dense maps, but got {max_gib:g}; name "
+            "fewer `edits`, allow more, or take the format easysteer."
+        )
+    return ""
 
 
 def write_dense(bank: EditBank, edit: int, path: Path) -> None:

@@ -18,6 +18,8 @@ from mega_pl.edits.storage import write_text
 from mega_pl.functional import Reft, reft
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mega_pl.edits.bank import EditBank
 
 MEANING = (
@@ -28,8 +30,8 @@ LOST = "maps at resid_mid act after their block's MLP, which no longer reads wha
 WIRE_VERSION = 1
 
 
-def check_easysteer(bank: EditBank, *, lossy: bool) -> None:
-    """Refuse a bank whose maps EasySteer cannot apply: it moves the outputs of blocks.
+def check_easysteer(bank: EditBank, edits: Sequence[int], lossy: bool, max_gib: float) -> str:
+    """Refuse a bank whose maps EasySteer cannot apply, and tell what is lost: it moves the outputs of blocks.
 
     Raises:
         ValueError: If a site is no block output, unless it is `resid_mid` and ``lossy``.
@@ -40,6 +42,7 @@ def check_easysteer(bank: EditBank, *, lossy: bool) -> None:
             raise ValueError(f"{outputs} {site}; fit at resid_post.")
         if site.kind == "resid_mid" and not lossy:
             raise ValueError(f"{outputs} {site}; fit at resid_post, or pass --lossy: {LOST}.")
+    return LOST if any(site.kind != "resid_post" for site in bank.maps) else ""
 
 
 def write_easysteer(bank: EditBank, edit: int, path: Path) -> None:

@@ -20,8 +20,6 @@ Form = Literal["affine", "easysteer", "gguf"]
 INDEX = "index.json"
 """Tells which file is whose."""
 
-GIB = 2**30
-
 
 @dataclass(frozen=True)
 class Exporter:
@@ -29,19 +27,24 @@ class Exporter:
 
     Args:
         suffix: Of its files.
+        check: Refuses edits that it cannot express, or only with a loss or beyond a number of GiB that are not allowed,
+            and gives in words what is lost.
         write: Writes the file of an edit.
         meaning: What the files say, in words.
     """
 
     suffix: str
+    check: Callable[[EditBank, Sequence[int], bool, float], str]
     write: Callable[[EditBank, int, Path], None]
     meaning: str
 
 
 EXPORTERS: dict[Form, Exporter] = {
-    "affine": Exporter("safetensors", dense.write_dense, dense.MEANING),
-    "easysteer": Exporter("json", easysteer.write_easysteer, easysteer.MEANING),
-    "gguf": Exporter("gguf", control_vector.write_control_vector, control_vector.MEANING),
+    "affine": Exporter("safetensors", dense.check_dense, dense.write_dense, dense.MEANING),
+    "easysteer": Exporter("json", easysteer.check_easysteer, easysteer.write_easysteer, easysteer.MEANING),
+    "gguf": Exporter(
+        "gguf", control_vector.check_control_vector, control_vector.write_control_vector, control_vector.MEANING
+    ),
 }
 
 
@@ -74,9 +77,9 @@ def export_bank(
     if form not in EXPORTERS:
         raise ValueError(f"`format` must be one of {', '.join(get_args(Form))}, but got {form!r}.")
     chosen = _chosen(bank, edits)
-    lost = _check(bank, chosen, form, lossy=lossy, max_gib=max_gib)
-    out = _new_folder(Path(folder))
     exporter = EXPORTERS[form]
+    lost = exporter.check(bank, chosen, lossy, max_gib)
+    out = _new_folder(Path(folder))
     names = [f"edit-{place:04}.{exporter.suffix}" for place in range(len(chosen))]
     for edit, name in zip(chosen, names, strict=True):
         exporter.write(bank, edit, out / name)
@@ -95,23 +98,6 @@ def _chosen(bank: EditBank, edits: Sequence[str] | None) -> list[int]:
     if edits is not None and len(set(edits)) < max(1, len(edits)):
         raise ValueError(f"`edits` must name edits, each once, but got {list(edits)}.")
     return [place[edit_id] for edit_id in (bank.ids if edits is None else edits)]
-
-
-def _check(bank: EditBank, chosen: Sequence[int], form: Form, *, lossy: bool, max_gib: float) -> str:
-    """Refuse what the format cannot express, and tell what is lost."""
-    if form == "gguf":
-        control_vector.check_control_vector(bank, lossy=lossy)
-        return control_vector.LOST
-    if form == "easysteer":
-        easysteer.check_easysteer(bank, lossy=lossy)
-        return easysteer.LOST if any(site.kind != "resid_post" for site in bank.maps) else ""
-    size = dense.dense_bytes(bank, chosen) / GIB
-    if size > max_gib:
-        raise ValueError(
-            f"`max_gib` must be at least {size:.2f} for {len(chosen)} edits as dense maps, but got {max_gib:g}; name "
-            "fewer `edits`, allow more, or take the format easysteer."
-        )
-    return ""
 
 
 def _new_folder(folder: Path) -> Path:
