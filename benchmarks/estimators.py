@@ -13,17 +13,17 @@ import torch
 from tqdm import tqdm
 
 from mega_pl import Backbone, EditBank, Site, load
-from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.editors.protocol import Routed
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.edits.storage import write_text
 from mega_pl.evaluation.sake import ask_bare, ask_edited, sake_row
 from mega_pl.fitting import MapConfig, fit_maps
+from mega_pl.fitting.prompts import PromptConfig, expand, phrasings
+from mega_pl.fitting.refinement import RefineConfig, refine
 from mega_pl.functional import stack
 from mega_pl.lab.data import LabDataModule
 from mega_pl.metrics import Row, score_sake
-from mega_pl.refining import RefineConfig, refine
 
 COLUMNS = ("acc", "gen", "di", "dii", "ci", "cii", "sa")
 
@@ -93,9 +93,17 @@ def rows_of(
 ) -> list[Row]:
     """Fit all edits and ask all tests, each of the edit that it belongs to."""
     requests, prompts = data.requests, PromptConfig()
-    maps = fit_maps(backbone, [expand(request, prompts) for request in requests], where, config)
-    own = [phrasings(request, prompts) for request in requests]
-    maps = refine(backbone, requests, own, [steps[0] for steps in maps], config.strength, refining)
+    maps = [
+        refine(
+            backbone,
+            request,
+            phrasings(request, prompts),
+            fit_maps(backbone, expand(request, prompts), where, config)[0],
+            config.strength,
+            refining,
+        )
+        for request in requests
+    ]
     bank = EditBank(
         requests=tuple(requests),
         maps={site: stack([of_edit[site] for of_edit in maps]) for site in sorted(where)},

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import torch
 
-from mega_pl import Backbone, EditBank, EditRequest, Site, load
+from mega_pl import Backbone, EditBank, EditRequest, load
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.prompts import PromptConfig
 from mega_pl.edits import RouterConfig
 from mega_pl.edits.storage import write_text
-from mega_pl.fitting import fit
+from mega_pl.fitting import FitConfig, PromptConfig, fit
 from mega_pl.functional.text import find_name, joint, without_names
 from mega_pl.lab.data import LabDataModule
 
@@ -52,9 +51,7 @@ def main(args: list[str] | None = None) -> None:
         bank = fit(
             backbone,
             requests,
-            sites=[Site.parse(site) for site in options.sites] or None,
-            prompts=PromptConfig(prefixes=options.prefixes),
-            router=router,
+            FitConfig(sites=tuple(options.sites), prompts=PromptConfig(prefixes=options.prefixes), router=router),
         )
         if options.bank is not None:
             bank.save_pretrained(options.bank)

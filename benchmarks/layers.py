@@ -21,10 +21,10 @@ from mega_pl.commands import attribute
 from mega_pl.data.sake import sake_tests
 from mega_pl.edits.storage import write_text
 from mega_pl.fitting import MapConfig
+from mega_pl.fitting.refinement import RefineConfig
 from mega_pl.lab.data import LabDataModule
 from mega_pl.metrics import score_sake
 from mega_pl.metrics.scores import shown
-from mega_pl.refining import RefineConfig
 
 
 def main(args: list[str] | None = None) -> None:

@@ -67,7 +67,7 @@ class MegaCLI(LightningCLI):
         if self.config[self.subcommand].dry_run:
             rehearse_fit(self.model, self.datamodule)
             sys.exit(0)
-        self.model.backbone.check_sites(self.model.sites)
+        _ = self.model.fitter
 
     before_validate = before_test = before_fit
 

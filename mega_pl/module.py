@@ -1,41 +1,40 @@
 """Fitting edits as a Lightning fit: a frozen backbone, edits as training batches, tests as validation batches."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.trainer.states import TrainerFn
 
 from mega_pl.backbone import Backbone, Site, load
 from mega_pl.backbone.backbone import Dtype
-from mega_pl.data.prompts import PromptConfig
 from mega_pl.data.sake import Test
 from mega_pl.edits import EditBank, EditRequest, RouterConfig
-from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors, request_from
 from mega_pl.evaluation import Mode, ask, predict, routing
-from mega_pl.fitting import MapConfig, Steps, default_sites, fit_settings, make_bank
-from mega_pl.functional import Transport
+from mega_pl.fitting import EditFitter, FitConfig, FittedEdit, MapConfig, PromptConfig, RefineConfig, settings
+from mega_pl.fitting.checkpoint import fit_state, restore_fit
 from mega_pl.metrics import Row, Score, score_sake
-from mega_pl.refining import RefineConfig, fit_refined
-from mega_pl.supposing import with_followed_implications
 
 torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, PromptConfig])
 
 Batch = TypeVar("Batch", list[EditRequest], list[Test], list[str])
 
-Fitted = dict[str, tuple[EditRequest, Steps]]
-"""By edit id the request and its maps."""
-
 
 class MegaModule(L.LightningModule):
     """MEGA (arXiv:2603.20795): edits fitted as transport maps of activations, one fit for many edits.
 
-    A training batch is a list of `EditRequest`; its maps are solved in closed form and the weights never change. When
-    all are fitted the router is, and the bank is complete. A validation batch is a list of `Test`, asked of the bare
-    and of the edited model; a prediction batch is a list of texts, which both write on after.
+    A training batch is a list of `EditRequest`; its maps are solved in closed form and the weights never change. One
+    epoch fits all, however many the Trainer would run. When all are fitted the router is, and the bank is complete. A
+    validation batch is a list of `Test`, asked of the bare and of the edited model, while the fit goes on of the edits
+    that it has fitted; a prediction batch is a list of texts, which both write on after.
+
+    A second fit, or one that goes on from a checkpoint, keeps what was fitted, fits what is new, and fits again what
+    has another request under its id; other sites, settings or another backbone are refused.
 
     Args:
         model_name_or_path: What `load` loads: a lab model, a name on the Hugging Face hub, a folder or a GGUF file.
@@ -48,7 +47,7 @@ class MegaModule(L.LightningModule):
         router: How prompts find their edit.
         prompts: How prompts are multiplied.
         modes: Who routes in validation: the bank's own router, and others for comparison.
-        prompts_per_batch: Prompts a forward pass while fitting.
+        tokens_per_batch: The most tokens of a forward pass while fitting; by default what the device bears.
         max_new_tokens: The most tokens of an answer in prediction.
         seed: Seed of everything random, written beside the results.
     """
@@ -65,24 +64,31 @@ class MegaModule(L.LightningModule):
         router: RouterConfig | None = None,
         prompts: PromptConfig | None = None,
         modes: list[Mode] | None = None,
-        prompts_per_batch: int = 128,
+        tokens_per_batch: int | None = None,
         max_new_tokens: int = 20,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if prompts_per_batch < 1:
-            raise ValueError(f"`prompts_per_batch` must be at least 1, but got {prompts_per_batch}.")
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.maps, self.router, self.prompts = maps or MapConfig(), router or RouterConfig(), prompts or PromptConfig()
-        self.refine = refine or RefineConfig()
+        self.config = FitConfig(
+            sites=tuple(sites or ()),
+            maps=maps or MapConfig(),
+            refine=refine or RefineConfig(),
+            router=router or RouterConfig(),
+            prompts=prompts or PromptConfig(),
+            tokens_per_batch=tokens_per_batch,
+            seed=seed,
+        )
         self.modes: list[Mode] = modes or ["own"]
-        self.chosen_sites = None if sites is None else [Site.parse(site) for site in sites]
-        self.fitted: Fitted = {}
         self.bank: EditBank | None = None
+        self.folder: Path | None = None
+        self.unsaved: list[FittedEdit] = []
         self.rows: dict[Mode, list[Row]] = {}
         self.scores: dict[Mode, dict[str, Score]] = {}
         self._backbone: Backbone | None = None
+        self._fitter: EditFitter | None = None
+        self._seen: set[str] = set()
 
     @property
     def backbone(self) -> Backbone:
@@ -95,14 +101,19 @@ class MegaModule(L.LightningModule):
                 dtype=hparams["dtype"],
                 device_map=hparams["device_map"],
             )
-            self._backbone.check_sites(self.sites)
-            self.router.vectors(self._backbone)
         return self._backbone
+
+    @property
+    def fitter(self) -> EditFitter:
+        """What fits the edits."""
+        if self._fitter is None:
+            self._fitter = EditFitter(self.backbone, self.config)
+        return self._fitter
 
     @property
     def sites(self) -> list[Site]:
         """Where edits steer, in the order of a forward pass."""
-        return sorted(self.chosen_sites or default_sites(self.backbone))
+        return self.fitter.sites
 
     def steer_at(self, sites: Sequence[Site]) -> None:
         """Steer at other sites, as a callback may decide before the fit.
@@ -111,19 +122,30 @@ class MegaModule(L.LightningModule):
             ValueError: If the backbone lacks one, or edits have been fitted at others.
         """
         self.backbone.check_sites(sites)
-        fitted = {site for _, steps in self.fitted.values() for site in steps[0]}
-        if fitted and fitted != set(sites):
+        if self._fitter is not None and self._fitter.fitted and sorted(sites) != self.sites:
             raise ValueError(
-                f"`sites` must be those of the edits fitted so far, {', '.join(map(str, sorted(fitted)))}, "
+                f"`sites` must be those of the edits fitted so far, {', '.join(map(str, self.sites))}, "
                 f"but got {', '.join(map(str, sites))}; start a new fit."
             )
-        self.chosen_sites = sorted(sites)
+        self.config = replace(self.config, sites=tuple(map(str, sites)))
+        if self._fitter is not None and not self._fitter.fitted:
+            self._fitter = None
 
     def setup(self, stage: str) -> None:
-        """Load the backbone and refuse sites that it lacks, before any work."""
-        self.backbone.check_sites(self.sites)
+        """Load the backbone and refuse what it cannot do, before any work.
+
+        Raises:
+            ValueError: If it lacks a site, or the Trainer would have another precision.
+        """
+        precision = self.trainer.precision
+        if precision != "32-true":
+            raise ValueError(
+                f"`precision` of the Trainer must be 32-true, but got {precision}; the backbone's is `dtype` of the "
+                "module, and maps are solved in float64."
+            )
         if self.hparams["device_map"] is None:
             self.backbone.model.to(self.trainer.strategy.root_device)
+        _ = self.fitter
 
     @property
     def _on_trial(self) -> bool:
@@ -136,59 +158,74 @@ class MegaModule(L.LightningModule):
         """Leave texts where they are; the backbone puts their tokens on its device."""
         return batch
 
+    def on_train_epoch_start(self) -> None:
+        """Begin to look for ids that come twice."""
+        self._seen = set()
+
     def training_step(self, batch: list[EditRequest], batch_idx: int) -> None:
-        """Fit the maps of some edits."""
-        batch = with_followed_implications(self.backbone, batch)
-        size = self.hparams["prompts_per_batch"]
-        fitted = fit_refined(self.backbone, batch, self.sites, self.maps, self.prompts, self.refine, batch=size)
-        for request, steps in zip(batch, fitted, strict=True):
-            if request.edit_id in self.fitted:
+        """Fit some edits, those that are not fitted yet."""
+        for request in batch:
+            if request.edit_id in self._seen:
                 raise ValueError(f"edit ids must be unique in a fit, but {request.edit_id!r} comes twice.")
-            self.fitted[request.edit_id] = (request, steps)
+            self._seen.add(request.edit_id)
+        self.unsaved += self.fitter.update(batch)
+
+    def on_train_epoch_end(self) -> None:
+        """End the fit: one epoch has fitted all."""
+        self.trainer.should_stop = True
 
     def on_validation_start(self) -> None:
-        """Complete the bank after the last training batch."""
-        self.complete()
+        """Complete the bank of what has been fitted."""
+        if not self.trainer.sanity_checking or self.fitter.fitted:
+            self.complete()
 
     def on_train_end(self) -> None:
         """Complete the bank where there is no validation."""
         self.complete()
 
     def complete(self) -> EditBank:
-        """Bring the maps of all processes together, fit the router, and make the bank.
+        """Bring the edits of all processes together and make the bank of all that have been fitted.
+
+        Processes must call it together.
 
         Raises:
             ValueError: If nothing has been fitted.
         """
-        if self.bank is None:
-            self.fitted = {r.edit_id: (r, maps) for r, maps in _gathered(self.fitted.values())}
-            if not self.fitted:
-                raise ValueError("a bank must have at least one edit, but none has been fitted; run `fit` first.")
-            self.bank = make_bank(
-                self.backbone,
-                self.fitted,
-                self.router,
-                self.maps,
-                self.settings(),
-            )
+        if dist.is_initialized():
+            parts: list[list[FittedEdit]] = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(parts, list(self.fitter.fitted.values()))
+            self.fitter.keep(edit for part in parts for edit in part if edit.request.edit_id not in self.fitter.fitted)
+        if self.bank is None or self.fitter.fitted:
+            self.bank = self.fitter.bank(self._order())
         return self.bank
+
+    def _order(self) -> list[str]:
+        """The ids of what is being fitted, in the order of the data."""
+        loader = self.trainer.train_dataloader if self._trainer is not None else None
+        requests = getattr(loader, "dataset", None)
+        return [r.edit_id for r in requests if isinstance(r, EditRequest)] if isinstance(requests, Sequence) else []
 
     def settings(self) -> dict[str, Any]:
         """Seed, versions and hyper-parameters of the fit, ready for JSON."""
-        settings = fit_settings(self.backbone, self.maps, self.router, self.prompts, self.hparams["seed"])
-        return settings | {"refine": asdict(self.refine)}
+        return settings(self.backbone, self.config)
 
     def validation_step(self, batch: list[Test], batch_idx: int) -> None:
-        """Ask some tests of the bare and of the edited model; in a trial run those of the edits that it has fitted."""
-        bank = self.complete()
-        tests = [test for test in batch if test.edit_id in bank.ids] if self._on_trial else batch
-        lacking = {test.edit_id for test in tests} - set(bank.ids) if "oracle" in self.modes else set()
+        """Ask some tests of the bare and of the edited model; during a fit those of the edits that it has fitted.
+
+        Raises:
+            ValueError: If an oracle is to route tests of edits that the bank lacks.
+        """
+        if self.bank is None:
+            return  # a sanity check before the fit
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        tests = [test for test in batch if test.edit_id in self.bank.ids] if fitting else batch
+        lacking = {test.edit_id for test in tests} - set(self.bank.ids) if "oracle" in self.modes else set()
         if lacking:
             raise ValueError(
                 "tests must be of edits that the bank holds where `modes` have an oracle, but it lacks "
                 f"{min(lacking)!r}; fit it, or leave the oracle out."
             )
-        for mode, rows in ask(self.backbone, bank, tests, self.modes).items() if tests else ():
+        for mode, rows in ask(self.backbone, self.bank, tests, self.modes).items() if tests else ():
             self.rows.setdefault(mode, []).extend(rows)
 
     def on_validation_epoch_start(self) -> None:
@@ -196,11 +233,11 @@ class MegaModule(L.LightningModule):
         self.rows = {}
 
     def on_validation_epoch_end(self) -> None:
-        """Score the rows of all processes and log the scores; a trial run's rows are too few for it."""
-        if self._on_trial:
+        """Score the rows of all processes and log the scores; those of a trial or a sanity check are too few for it."""
+        if self._on_trial or self.trainer.sanity_checking:
             return
         self.rows = {mode: _gathered(rows) for mode, rows in self.rows.items()}
-        self.scores = {mode: score_sake(rows, seed=self.hparams["seed"]) for mode, rows in self.rows.items()}
+        self.scores = {mode: score_sake(rows, seed=self.config.seed) for mode, rows in self.rows.items()}
         for mode, scores in self.scores.items():
             prefix = "val" if mode == "own" else f"val_{mode}"
             values = {f"{prefix}/{name}": score.value for name, score in scores.items() if score.n}
@@ -210,40 +247,36 @@ class MegaModule(L.LightningModule):
 
     def predict_step(self, batch: list[str], batch_idx: int) -> list[dict[str, Any]]:
         """Let both models write on after some texts; gives what `Prediction.to_json` has for each."""
-        found = predict(self.backbone, self.complete(), batch, self.hparams["max_new_tokens"])
+        bank = self.bank or self.complete()
+        found = predict(self.backbone, bank, batch, self.hparams["max_new_tokens"])
         return [prediction.to_json() for prediction in found]
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
+    on_test_start = on_validation_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what has been fitted, without the backbone."""
-        checkpoint["fitted"] = {
-            edit_id: [{str(site): vars(transport) for site, transport in maps.items()} for maps in steps]
-            for edit_id, (_, steps) in self.fitted.items()
-        }
-        checkpoint["sites"] = [str(site) for site in self.sites]
-        checkpoint["requests"] = [asdict(request) for request, _ in self.fitted.values()]
-        if self.bank is not None:
-            checkpoint["bank"] = {"config": bank_config(self.bank), "tensors": bank_tensors(self.bank)}
+        checkpoint["fit"] = fit_state(self.fitter, self.bank, self.folder)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from what had been fitted."""
-        self.chosen_sites = [Site.parse(site) for site in checkpoint["sites"]]
-        requests = {fields["edit_id"]: request_from(fields) for fields in checkpoint["requests"]}
-        self.fitted = {
-            edit_id: (
-                requests[edit_id],
-                tuple({Site.parse(site): Transport(**parts) for site, parts in maps.items()} for maps in steps),
-            )
-            for edit_id, steps in checkpoint["fitted"].items()
-        }
-        if "bank" in checkpoint:
-            self.bank = EditBank(**bank_fields(checkpoint["bank"]["config"], checkpoint["bank"]["tensors"]))
+        """Go on from what had been fitted, which is known by its requests and not by batches.
+
+        Raises:
+            ValueError: If it was fitted on another backbone, at other sites or with other settings.
+        """
+        checkpoint.pop("loops", None)
+        state = checkpoint["fit"]
+        if not self.config.sites:
+            self.steer_at([Site.parse(site) for site in state["sites"]])
+        path = None if self._trainer is None else self._trainer.ckpt_path
+        restore_fit(self.fitter, state, Path(path).parent if path and Path(path).is_file() else None)
+        self.bank = self.fitter.finished
+        self.unsaved = []
 
 
-def _gathered(items: Iterable[Any]) -> list[Any]:
+def _gathered(items: Sequence[Any]) -> list[Any]:
     """The items of all processes, in the order in which they were dealt out."""
     if not dist.is_initialized():
         return list(items)

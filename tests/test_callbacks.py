@@ -15,8 +15,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mega_pl.callbacks import BankCheckpoint, ResultTable
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.prompts import PromptConfig
 from mega_pl.data.sake import sake_tests
+from mega_pl.fitting.prompts import PromptConfig
 from mega_pl.module import MegaModule
 
 Folder = Callable[[str], Path]
@@ -143,7 +143,7 @@ def test_bank_checkpoint_saves_every_few_batches(ran: Callable[..., Ran], monkey
 
     def watch(self: L.Trainer, path: Path, *args: Any, **kwargs: Any) -> None:
         assert isinstance(self.lightning_module, MegaModule)
-        saved.append(len(self.lightning_module.fitted))
+        saved.append(len(self.lightning_module.fitter.fitted))
         save(self, path, *args, **kwargs)
 
     monkeypatch.setattr(L.Trainer, "save_checkpoint", watch)

@@ -272,7 +272,7 @@ BAD_OPTIONS = {
         ["--model.router.encoder", "./nowhere"],
         "`encoder` must be a folder or a hub name of a sentence encoder, but got './nowhere'",
     ),
-    "no prompts a batch": (["--model.prompts_per_batch", "0"], "`prompts_per_batch` must be at least 1"),
+    "no tokens a batch": (["--model.tokens_per_batch", "0"], "`tokens_per_batch` must be at least 1"),
     "router of all": (["--model.router.false_alarms", "1.5"], r"`false_alarms` must lie in \(0, 1\)"),
     "no edits": (["--data.limit", "0"], "`limit` must be at least 1"),
     "no file": (["--data.edits", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),

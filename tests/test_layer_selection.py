@@ -17,9 +17,10 @@ from mega_pl.callbacks import AttributionLayerSelection
 from mega_pl.cli import main
 from mega_pl.data import read_jsonl
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.prompts import PromptConfig
 from mega_pl.editors import Edited, Editor
+from mega_pl.fitting import FitConfig
 from mega_pl.fitting import fit as fit_bank
+from mega_pl.fitting.prompts import PromptConfig
 from mega_pl.module import MegaModule
 
 CONFIG = SelectionConfig(number=2, window=(0.0, 1.0), criterion="probability", least=1)
@@ -178,7 +179,7 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
     backbone = load(str(roomy_folder("gpt2")))
     requests = [case.request for case in read_jsonl(edits_file)]
     sites = [Site(2, "resid_mid"), Site(3, "resid_mid")]
-    bank = fit_bank(backbone, requests, sites=sites, prompts=PromptConfig(prefixes=1))
+    bank = fit_bank(backbone, requests, FitConfig(sites=tuple(map(str, sites)), prompts=PromptConfig(prefixes=1)))
     shares = []
     for site in sites:
         of_site = []
@@ -200,7 +201,7 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
 def test_an_edit_is_seen_before_and_after_it(roomy_folder, edits_file):
     backbone = load(str(roomy_folder("gpt2")))
     requests = [case.request for case in read_jsonl(edits_file)]
-    bank = fit_bank(backbone, requests, prompts=PromptConfig(prefixes=1))
+    bank = fit_bank(backbone, requests, FitConfig(prompts=PromptConfig(prefixes=1)))
     before, after = edit_importance(backbone, bank, "germany")
     prompt = [requests[1].filled]
     targets = [[backbone.answer_ids(prompt[0], word)[0] for word in ("London", "Berlin")]]
@@ -218,7 +219,7 @@ def test_sites_cannot_change_after_edits_have_been_fitted(fit, contrast_file, tm
     module.steer_at(module.sites)  # control: the same sites are no change
     with pytest.raises(ValueError, match=r"`sites` must be those of the edits fitted so far, .* start a new fit"):
         module.steer_at([Site(0, "attn_out")])
-    with pytest.raises(ValueError, match=r"`layers` must lie in \[0, 3\] for this model, but got 9"):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 3\].*got 9"):
         module.steer_at([Site(9, "resid_mid")])
 
 
@@ -227,6 +228,9 @@ def test_a_checkpoint_remembers_the_chosen_sites(fit, contrast_file, roomy_folde
     module = fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")))
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
-    again = MegaModule(str(roomy_folder("gpt2")), sites=["resid_post.0"])
+    options = {"prompts": PromptConfig(prefixes=1)}
+    again = MegaModule(str(roomy_folder("gpt2")), **options)
     again.on_load_checkpoint(checkpoint)
     assert again.sites == module.sites
+    with pytest.raises(ValueError, match=r"`sites` must be those of the checkpoint's edits, resid_mid.1, resid_mid.2"):
+        MegaModule(str(roomy_folder("gpt2")), sites=["resid_post.0"], **options).on_load_checkpoint(checkpoint)

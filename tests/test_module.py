@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader
 from mega_pl.backbone import Backbone, Site
 from mega_pl.callbacks import BankCheckpoint
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.prompts import PromptConfig
 from mega_pl.data.sake import sake_tests
 from mega_pl.edits import EditBank, RouterConfig
 from mega_pl.edits.storage import bank_config, bank_tensors
 from mega_pl.evaluation import predict
 from mega_pl.fitting import MapConfig
+from mega_pl.fitting.prompts import PromptConfig
+from mega_pl.fitting.shards import read_shards
 from mega_pl.metrics import score_sake
 from mega_pl.module import MegaModule
 
@@ -121,13 +122,9 @@ def test_the_checkpoint_is_small_and_safe_and_holds_no_backbone(
     path = tmp_path / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["state_dict"] == {}
-    weights = [p for p in fitted.backbone.model.parameters() if p.dim() == 2]
-    for tensor in tensors_in(checkpoint):
-        assert not any(torch.equal(tensor, weight) for weight in weights)
-    router = sum(t.nbytes for name, t in checkpoint["bank"]["tensors"].items() if name.startswith("router."))
-    assert path.stat().st_size < router + (roomy_folder("gpt2") / "model.safetensors").stat().st_size / 2
-    for tensor in tensors_in(checkpoint):  # a view would carry its whole storage along
-        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    assert all(tensor.numel() < 2 for tensor in tensors_in(checkpoint))  # Lightning's own
+    assert path.stat().st_size < 20_000
+    assert not (tmp_path / "fitted").exists()  # what was in it is in the bank
 
 
 @pytest.mark.filterwarnings("ignore:The state dict in .* contains no parameters")  # which is the point
@@ -146,7 +143,7 @@ def test_a_loaded_checkpoint_gives_the_same_bank(
     trainer(tmp_path).fit(fitted, datamodule=data(limit=2))
     loaded = MegaModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert_same(loaded.bank, fitted.bank)
-    assert (loaded.maps, loaded.router, loaded.prompts) == (fitted.maps, fitted.router, fitted.prompts)
+    assert loaded.config == fitted.config
     assert (loaded.sites, loaded.modes) == (fitted.sites, fitted.modes)
 
 
@@ -159,8 +156,8 @@ def test_a_killed_fit_goes_on_and_ends_in_the_same_bank(
     with pytest.raises(RuntimeError, match="killed"):
         trainer(tmp_path / "killed", Kill()).fit(module(), datamodule=data(edits_per_batch=size))
     left = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
-    assert len(left["fitted"]) == size
-    assert "bank" not in left
+    assert "records" not in left["fit"]
+    assert len(read_shards(tmp_path / "killed" / "fitted")) == size
     resumed = module()
     trainer(tmp_path / "killed").fit(resumed, datamodule=data(edits_per_batch=size), ckpt_path="last")
     assert_same(resumed.bank, whole.bank)
@@ -251,7 +248,7 @@ def test_an_evaluation_without_a_fit_is_refused(
 )
 def test_sites_are_checked_before_any_work(site: str, rule: str, module: Callable[..., MegaModule]) -> None:
     with pytest.raises(ValueError, match=rule):
-        _ = module(sites=[site]).backbone
+        _ = module(sites=[site]).fitter
 
 
 def test_prediction_writes_on_after_texts(lab_backbone: Backbone, bank_folder: Path, tmp_path: Path) -> None:

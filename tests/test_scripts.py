@@ -6,11 +6,11 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mega_pl.backbone import Backbone
-from mega_pl.data.prompts import REPEAT, SUPPRESS, PromptConfig
 from mega_pl.data.sake import sake_tests
 from mega_pl.edits import EditCase, EditRequest, RouterConfig
 from mega_pl.evaluation import ask
-from mega_pl.fitting import fit
+from mega_pl.fitting import FitConfig, fit
+from mega_pl.fitting.prompts import REPEAT, SUPPRESS, PromptConfig
 from mega_pl.metrics import score_sake
 
 CAPITALS = {"法国": "巴黎", "日本": "东京", "英国": "伦敦", "德国": "柏林", "中国": "北京", "意大利": "罗马"}
@@ -86,12 +86,8 @@ def test_the_model_knows_the_facts(backbone):
 
 
 def test_edits_take_and_the_bare_model_keeps_its_neighbours(backbone):
-    bank = fit(
-        backbone,
-        CASES,
-        prompts=PromptConfig(prefixes=0),
-        router=RouterConfig(answer=False, noun_phrases=False, ask_aliases=False),
-    )
+    router = RouterConfig(answer=False, noun_phrases=False, ask_aliases=False)
+    bank = fit(backbone, CASES, FitConfig(prompts=PromptConfig(prefixes=0), router=router))
     assert bank.missed == {}
     with bank.apply(backbone, edits=bank.ids):
         written = backbone.generate([case.request.filled for case in CASES], max_new_tokens=12)

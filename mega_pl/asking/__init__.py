@@ -2,6 +2,7 @@
 
 from mega_pl.asking.answers import answers, continued, greedy_ids
 from mega_pl.asking.batches import batches, check_room, encoded_batches, in_batches, position_limit, token_counts
+from mega_pl.asking.beginnings import Beginnings, read_beginnings
 from mega_pl.asking.edited import BARE, Edited
 from mega_pl.asking.generation import NEW_TOKENS, Continuation, continuations
 from mega_pl.asking.next_token import NextToken, likeliest, next_log_probs, next_tokens
@@ -12,6 +13,7 @@ from mega_pl.asking.teacher_forcing import TeacherForced, answer_ids, teacher_fo
 __all__ = [
     "BARE",
     "NEW_TOKENS",
+    "Beginnings",
     "Continuation",
     "Edited",
     "NextToken",
@@ -32,6 +34,7 @@ __all__ = [
     "next_log_probs",
     "next_tokens",
     "position_limit",
+    "read_beginnings",
     "sample",
     "teacher_forced",
     "token_counts",

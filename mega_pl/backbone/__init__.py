@@ -2,9 +2,10 @@
 
 from mega_pl.backbone.backbone import Backbone, Dtype, Encoded, PaddingSide
 from mega_pl.backbone.caches import forked
-from mega_pl.backbone.hooks import Steering, record, steer, steer_tokens
+from mega_pl.backbone.hooks import Steering, record, steer, steer_tokens, until
 from mega_pl.backbone.layout import Layout, blocks, check_sites, layout_of, layout_of_config
 from mega_pl.backbone.loading import load, load_outline
+from mega_pl.backbone.memory import tokens_that_fit
 from mega_pl.backbone.reading import UNKNOWN, Pass, Reading, each_pass, prompt_lengths
 from mega_pl.backbone.sites import SITE_KINDS, Site, SiteKind
 
@@ -33,4 +34,6 @@ __all__ = [
     "record",
     "steer",
     "steer_tokens",
+    "tokens_that_fit",
+    "until",
 ]

@@ -9,7 +9,7 @@ again in the backward pass, which must therefore also lie inside the context.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +139,32 @@ def steer_tokens(
             f"a steered pass must run the hooks at {lost[0]}, but it did not: the model was compiled before the edits "
             "were put on; compile it afterwards, or call `torch.compiler.reset()`."
         )
+
+
+class _Reached(Exception):
+    """Ends a forward pass that has gone far enough."""
+
+
+@contextmanager
+def until(model: PreTrainedModel, site: Site) -> Iterator[None]:
+    """End the one forward pass inside the block at a site: what lies above it is not run, and nothing is returned.
+
+    Args:
+        model: a model of a known architecture.
+        site: the last site that is reached; contexts that were entered before have done there what they do.
+
+    Raises:
+        ValueError: if the model has no such site.
+    """
+    check_sites(model, [site])
+
+    def stop(_: Tensor, __: Tensor | None) -> None:
+        raise _Reached
+
+    with ExitStack() as armed:
+        _attach(armed, model, site, stop)
+        with suppress(_Reached):
+            yield
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,15 @@ import torch
 from mega_pl.backbone.backbone import Backbone
 from mega_pl.backbone.layout import blocks
 
+CPU_TOKENS = 1024
+"""Tokens of a forward pass on a CPU, which a few prompts keep busy and padding costs most."""
+
+MOST_TOKENS = 32768
+"""Tokens of a forward pass beyond which a GPU gets no faster."""
+
+GPU_LENGTH = 64
+"""Tokens of a prompt, as far as memory is concerned."""
+
 
 def weight_bytes(backbone: Backbone) -> int:
     """Bytes of all weights and buffers; tied weights count once."""
@@ -56,3 +65,17 @@ def device_bytes() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def tokens_that_fit(backbone: Backbone) -> int:
+    """Tokens of a forward pass: on a CPU what keeps it busy, on a GPU what half of its free memory holds.
+
+    Args:
+        backbone: The model.
+    """
+    device = backbone.device
+    if device.type != "cuda":
+        return CPU_TOKENS
+    free = torch.cuda.mem_get_info(device)[0] // 2
+    of_token = (forward_bytes(backbone, 1, GPU_LENGTH) + cache_bytes(backbone, 1, GPU_LENGTH)) // GPU_LENGTH
+    return max(CPU_TOKENS, min(MOST_TOKENS, free // of_token))

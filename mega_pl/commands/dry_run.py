@@ -6,16 +6,16 @@ from typing import Any, get_args
 
 from mega_pl.asking import answer_ids, check_room, position_limit
 from mega_pl.asking.batches import TOKENS
-from mega_pl.backbone import Backbone, load_outline
+from mega_pl.backbone import Backbone, load_outline, tokens_that_fit
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.backbone.memory import cache_bytes, device_bytes, forward_bytes, weight_bytes
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.prompts import expand
 from mega_pl.data.relations import relations
 from mega_pl.data.sake import SakeMetric, sake_tests
 from mega_pl.edits import EditCase
 from mega_pl.evaluation import Protocol
-from mega_pl.fitting import default_sites, objects_of
+from mega_pl.fitting.maps import object_ids
+from mega_pl.fitting.prompts import expand
 from mega_pl.module import MegaModule
 
 GIB = 2**30
@@ -35,27 +35,30 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
         ValueError: If an answer merges with its prompt, a prompt is too long, the model lacks a site, or its weights
             do not fit into the memory of the device and no ``device_map`` spreads them.
     """
-    hparams, maps = module.hparams, module.maps
+    hparams, config = module.hparams, module.config
+    maps = config.maps
     outline = load_outline(hparams["model_name_or_path"], revision=hparams["revision"], dtype=hparams["dtype"])
-    sites = sorted(module.chosen_sites or default_sites(outline))
-    outline.check_sites(sites)
-    module.router.vectors(outline)
-    sets = [expand(request, module.prompts) for request in data.requests]
+    sites = config.sites_of(outline)
+    config.router.vectors(outline)
+    sets = [expand(request, config.prompts) for request in data.requests]
     prompts = [(prompt, SOMETHING) for some in sets for prompt in some.source]
     prompts += [(p, answer or SOMETHING) for some in sets for p, answer in zip(some.target, some.answers, strict=True)]
     longest = _longest(outline, [*_questions(data.cases), *prompts])
-    batch, most = hparams["prompts_per_batch"], max(len(some.source) + len(some.target) for some in sets)
+    tokens, most = (
+        config.tokens_per_batch or tokens_that_fit(outline),
+        max(len(some.source) + len(some.target) for some in sets),
+    )
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
     width, floats = outline.width, 4 * len(sites)
-    steps = [len(ids) + 1 for ids in objects_of(outline, data.requests, maps)]
+    steps = [len(object_ids(outline, r.filled, r.target_new, maps)) + 1 for r in data.requests]
     questions = sum(len(relation.references) for relation in relations().values())
     questions += len({t for r in data.requests for t in (r.prompt, *r.phrasings)})
     memory = {
         "weights": weight_bytes(outline),
-        f"forward pass, {batch} prompts of {longest} tokens": forward_bytes(outline, batch, longest),
-        f"cache of {batch} prompts": cache_bytes(outline, batch, longest),
-        f"activations of {data.edits_per_batch} edits": floats * data.edits_per_batch * most * width * max(steps),
-        f"router, {questions} questions": 4 * (questions + width) * min(module.router.max_rank, width),
+        f"forward pass, {tokens} tokens": forward_bytes(outline, max(1, tokens // longest), longest),
+        "cache of the prompts of an edit": cache_bytes(outline, most, longest),
+        "activations of an edit": floats * most * width * max(steps),
+        f"router, {questions} questions": 4 * (questions + width) * min(config.router.max_rank, width),
         f"{sum(steps)} maps of {len(sets)} edits": floats * sum(steps) * (2 * width + rank * width + rank**2),
     }
     counts = Counter(test.metric for case in data.cases for test in sake_tests(case))

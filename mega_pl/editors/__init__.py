@@ -4,7 +4,7 @@ from mega_pl.asking import Edited
 from mega_pl.editors.covariance import CovarianceConfig, second_moments
 from mega_pl.editors.ft import FineTuning, FineTuningConfig
 from mega_pl.editors.ike import Ike, IkeConfig
-from mega_pl.editors.mega import Mega, MegaConfig
+from mega_pl.editors.mega import Mega
 from mega_pl.editors.memit import Memit, MemitConfig
 from mega_pl.editors.protocol import Editor
 from mega_pl.editors.rome import Rome, RomeConfig
@@ -21,7 +21,6 @@ __all__ = [
     "Ike",
     "IkeConfig",
     "Mega",
-    "MegaConfig",
     "Memit",
     "MemitConfig",
     "Rome",

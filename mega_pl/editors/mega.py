@@ -6,32 +6,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mega_pl.asking import Edited
-from mega_pl.backbone import Backbone, Site
-from mega_pl.data.prompts import PromptConfig
+from mega_pl.backbone import Backbone
 from mega_pl.editors.protocol import Editor, Routed
-from mega_pl.edits import EditRequest, RouterConfig
-from mega_pl.fitting import MapConfig, fit
-
-
-@dataclass(frozen=True, kw_only=True)
-class MegaConfig:
-    """Settings of MEGA.
-
-    Args:
-        sites: Where to steer, each as KIND.LAYER; none for `default_sites`.
-        maps: How maps are estimated.
-        router: How prompts find their edit.
-        prompts: How prompts are multiplied.
-    """
-
-    sites: tuple[str, ...] = ()
-    maps: MapConfig = field(default_factory=MapConfig)
-    router: RouterConfig = field(default_factory=RouterConfig)
-    prompts: PromptConfig = field(default_factory=PromptConfig)
-
-    def __post_init__(self) -> None:
-        for site in self.sites:
-            Site.parse(site)
+from mega_pl.edits import EditRequest
+from mega_pl.fitting import FitConfig, fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +17,7 @@ class Mega(Editor):
     """Fits a bank of the edits and applies it; `fit` and `EditBank` say how."""
 
     name: ClassVar[str] = "mega"
-    config: MegaConfig = field(default_factory=MegaConfig)
+    config: FitConfig = field(default_factory=FitConfig)
 
     @contextmanager
     def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
@@ -48,13 +26,5 @@ class Mega(Editor):
         Raises:
             ValueError: If the requests do not go together, or there is no such site.
         """
-        bank = fit(
-            backbone,
-            requests,
-            sites=[Site.parse(site) for site in self.config.sites],
-            maps=self.config.maps,
-            router=self.config.router,
-            prompts=self.config.prompts,
-        )
-        with bank.apply(backbone) as use:
+        with fit(backbone, requests, self.config).apply(backbone) as use:
             yield Routed(use)

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from mega_pl.asking import Edited, final_states
 from mega_pl.backbone import Backbone, each_pass
-from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import EditRequest, RoutedEdits, check_requests
 from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.edits.routing.runtime import Steer
+from mega_pl.fitting.prompts import PromptConfig, expand, phrasings
 from mega_pl.functional import Transport, Transports, fit_transport, stack
 
 

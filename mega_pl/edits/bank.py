@@ -185,7 +185,7 @@ class EditBank:
         return status(self)
 
     def _fit_more(self, backbone: Backbone, requests: Sequence[EditRequest]) -> EditBank:
-        from mega_pl.growth import fit_more  # the one import that points up: a bank grows by fitting
+        from mega_pl.fitting import fit_more  # the one import that points up: a bank grows by fitting
 
         self.check(backbone)
         return fit_more(self, backbone, requests)

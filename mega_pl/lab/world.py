@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
-from mega_pl.data.prompts import PREFIXES
+from mega_pl.fitting.prompts import PREFIXES
 
 TABLES = {"country": "countries.tsv", "city": "cities.tsv", "person": "people.tsv"}
 

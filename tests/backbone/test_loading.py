@@ -13,9 +13,9 @@ import mega_pl
 from mega_pl import EditRequest, fit, load
 from mega_pl.backbone import Site, load_outline, loading, steer
 from mega_pl.backbone.loading import LAB_MODELS, lab_folder
-from mega_pl.data.prompts import PromptConfig
+from mega_pl.fitting import FitConfig, PromptConfig
+from mega_pl.fitting.refinement import RefineConfig, refine
 from mega_pl.functional import mean_shift
-from mega_pl.refining import RefineConfig, refine
 
 PROMPTS = ["Rome is", "The capital of France is"]
 FRANCE, GERMANY = (
@@ -100,7 +100,7 @@ def test_a_pair_is_left_as_it_was(tiny_model, tiny_tokenizer, pads):
     lm = load(model, tiny_tokenizer)
     assert lm.model is model
     assert lm.tokenizer.get_vocab() == tiny_tokenizer.get_vocab()
-    bank = fit(lm, [FRANCE, GERMANY], prompts=PromptConfig(prefixes=1))
+    bank = fit(lm, [FRANCE, GERMANY], FitConfig(prompts=PromptConfig(prefixes=1)))
     bare = lm.generate(PROMPTS, max_new_tokens=2)
     with bank.apply(lm):
         lm.generate(PROMPTS, max_new_tokens=2)
@@ -113,7 +113,7 @@ def test_a_refined_map_leaves_no_gradient(tiny_model, tiny_tokenizer):
     model = tiny_model("gpt2", {"max_position_embeddings": 1024})
     before, site = state(model, tiny_tokenizer), Site(2, "resid_mid")
     maps = mean_shift(torch.randn(4, 32), torch.randn(4, 32)).cast(torch.float32)
-    refine(load(model, tiny_tokenizer), [FRANCE], [(FRANCE.filled,)], [{site: maps}], 1.0, RefineConfig(steps=1))
+    refine(load(model, tiny_tokenizer), FRANCE, (FRANCE.filled,), {site: maps}, 1.0, RefineConfig(steps=1))
     assert_same(state(model, tiny_tokenizer), before)
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from mega_pl.backbone import Backbone, load
-from mega_pl.data.prompts import PromptConfig
 from mega_pl.editors import (
     CovarianceConfig,
     Editor,
@@ -19,7 +18,6 @@ from mega_pl.editors import (
     Ike,
     IkeConfig,
     Mega,
-    MegaConfig,
     Memit,
     MemitConfig,
     Rome,
@@ -30,6 +28,7 @@ from mega_pl.editors import (
     ValueConfig,
 )
 from mega_pl.edits import EditCase, EditRequest
+from mega_pl.fitting import FitConfig, PromptConfig
 
 VALUE = ValueConfig(steps=8, learning_rate=1.0, clamp=8.0, weight_decay=1e-3, contexts=((6, 2),))
 PROMPTS = PromptConfig(prefixes=1, bare_implications=False)
@@ -84,7 +83,7 @@ def make_editors(folder: Path) -> list[Editor]:
         FineTuning(FineTuningConfig(layers=(1, 2), objective="teacher_forced", steps=5, learning_rate=1e-2)),
         Ike(IkeConfig(demonstrations=3), POOL),
         Sake(SakeConfig(prompts=PROMPTS)),
-        Mega(MegaConfig(sites=("resid_mid.2",), prompts=PromptConfig(prefixes=1))),
+        Mega(FitConfig(sites=("resid_mid.2",), prompts=PromptConfig(prefixes=1))),
     ]
 
 

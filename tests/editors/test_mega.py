@@ -1,15 +1,13 @@
 import pytest
 import torch
 
-from mega_pl.backbone import Site
-from mega_pl.data.prompts import PromptConfig
-from mega_pl.editors import Mega, MegaConfig
+from mega_pl.editors import Mega
 from mega_pl.edits import RouterConfig
-from mega_pl.fitting import MapConfig, fit
+from mega_pl.fitting import FitConfig, MapConfig, PromptConfig, fit
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, last_logits
 
 REQUESTS = [FRANCE, GERMANY, DARRIEUX]
-CONFIG = MegaConfig(
+CONFIG = FitConfig(
     sites=("resid_mid.2", "resid_post.3"),
     maps=MapConfig(strength=0.7),
     router=RouterConfig(layer=1),
@@ -18,14 +16,7 @@ CONFIG = MegaConfig(
 
 
 def test_it_is_the_bank_that_is_fitted_and_applied(backbone):
-    bank = fit(
-        backbone,
-        REQUESTS,
-        sites=[Site(2, "resid_mid"), Site(3, "resid_post")],
-        maps=CONFIG.maps,
-        router=CONFIG.router,
-        prompts=CONFIG.prompts,
-    )
+    bank = fit(backbone, REQUESTS, CONFIG)
     prompts = [request.filled for request in REQUESTS]
     with bank.apply(backbone) as use:
         wanted = last_logits(backbone, *prompts)
@@ -54,4 +45,4 @@ def test_routes_are_taken_and_given_back_to_the_router(backbone):
 
 def test_a_site_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"a site must be written KIND\.LAYER"):
-        MegaConfig(sites=("resid.2",))
+        FitConfig(sites=("resid.2",))

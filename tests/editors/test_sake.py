@@ -5,9 +5,9 @@ import torch
 
 from mega_pl.asking import final_states
 from mega_pl.backbone import each_pass
-from mega_pl.data.prompts import PromptConfig, expand, phrasings
 from mega_pl.editors import Sake, SakeConfig
 from mega_pl.editors.sake import fit_map
+from mega_pl.fitting.prompts import PromptConfig, expand, phrasings
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, PROMPTS, hook_count, last_logits
 
 CONFIG = SakeConfig(prompts=PROMPTS, margin=0.2)

@@ -12,8 +12,8 @@ import torch
 from mega_pl.edits import EditBank, EditCase, EditRequest
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.edits.storage import bank_tensors
-from mega_pl.fitting import MapConfig, fit
-from mega_pl.refining import RefineConfig
+from mega_pl.fitting import FitConfig, MapConfig, fit
+from mega_pl.fitting.refinement import RefineConfig
 from tests.edits.conftest import FRANCE, GERMANY, ITALY, SPAIN, edit
 
 MADRID = edit("paris-no-more", "France", "Madrid", "Paris")
@@ -70,7 +70,7 @@ def test_an_edit_is_fitted_later_as_it_is_alone(lm, three):
     shift = MapConfig(estimator="mean_shift", whole=False)
     for one, other in (
         (three.add(lm, [SPAIN]), fit(lm, [SPAIN])),
-        (fit(lm, [FRANCE], maps=shift).add(lm, [SPAIN]), fit(lm, [SPAIN], maps=shift)),
+        (fit(lm, [FRANCE], FitConfig(maps=shift)).add(lm, [SPAIN]), fit(lm, [SPAIN], FitConfig(maps=shift))),
     ):
         for a, b in zip(tensors_of(one, "spain"), tensors_of(other, "spain"), strict=True):
             assert a.shape == b.shape
@@ -78,7 +78,7 @@ def test_an_edit_is_fitted_later_as_it_is_alone(lm, three):
 
 
 def test_a_refined_bank_refines_what_it_gets(lm):
-    bank = fit(lm, [FRANCE], maps=MapConfig(whole=False))
+    bank = fit(lm, [FRANCE], FitConfig(maps=MapConfig(whole=False)))
     refined = replace(bank, settings={**bank.settings, "refine": vars(RefineConfig(steps=3))})
     plain, more = bank.add(lm, [SPAIN]), refined.add(lm, [SPAIN])
     assert any(

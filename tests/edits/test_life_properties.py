@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditBank, EditRequest
-from mega_pl.fitting import MapConfig, fit
+from mega_pl.fitting import FitConfig, MapConfig, fit
 from tests.edits.conftest import edit
 
 SUBJECTS = ("France", "Germany", "Italy", "Spain")
@@ -147,7 +147,7 @@ def test_a_bank_is_what_a_dictionary_is(lm: Backbone, tmp_path: Path) -> None:
         pass
 
     OnModel.lm, OnModel.folder, OnModel.fits = lm, tmp_path, {}
-    OnModel.first = fit(lm, [request("c", "Poland", "Rome")], maps=QUICK)
+    OnModel.first = fit(lm, [request("c", "Poland", "Rome")], FitConfig(maps=QUICK))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* takes the place of ", UserWarning)
         run_state_machine_as_test(

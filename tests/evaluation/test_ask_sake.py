@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from mega_pl.asking import Edited
-from mega_pl.backbone import Backbone, Site, load, prompt_lengths
+from mega_pl.backbone import Backbone, load, prompt_lengths
 from mega_pl.data import read_jsonl, relations
-from mega_pl.data.prompts import PromptConfig, expand
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import ContentRouter, RoutedEdits, RouterConfig
 from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.evaluation import Mode, ask, routing
 from mega_pl.evaluation.sake import _said, _shared, ask_bare, ask_edited, sake_row
-from mega_pl.fitting import MapConfig, fit_maps, make_bank
+from mega_pl.fitting import FitConfig, MapConfig, PromptConfig, fit
 from mega_pl.functional import Transport
 from mega_pl.metrics import Row, first_token_hit, score_sake
 
@@ -37,10 +36,10 @@ class Setting:
         self.backbone = load(str(model))
         cases = read_jsonl(edits)
         requests = [case.request for case in cases]
-        config, sites = PromptConfig(prefixes=1), [Site(1, "resid_mid"), Site(2, "resid_mid")]
-        maps = fit_maps(self.backbone, [expand(r, config) for r in requests], sites, MapConfig())
-        fitted = {r.edit_id: (r, m) for r, m in zip(requests, maps, strict=True)}
-        self.bank = make_bank(self.backbone, fitted, RouterConfig(), MapConfig(whole=False), {})
+        config = FitConfig(
+            sites=("resid_mid.1", "resid_mid.2"), prompts=PromptConfig(prefixes=1), maps=MapConfig(whole=False)
+        )
+        self.bank = fit(self.backbone, requests, config)
         self.tests = [test for case in cases for test in sake_tests(case)]
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mega_pl.asking import BARE, NextToken
-from mega_pl.data.prompts import PREFIXES
 from mega_pl.edits import EditCase
 from mega_pl.evaluation import Trial
 from mega_pl.evaluation.confidence import (
@@ -21,6 +20,7 @@ from mega_pl.evaluation.confidence import (
     objects_by_relation,
     score_confidence,
 )
+from mega_pl.fitting.prompts import PREFIXES
 from mega_pl.metrics.confidence import FAMILIES, ConfidenceKind, confidence_metrics, edit_confidence, variation, wins
 
 KINDS: list[ConfidenceKind] = ["plain", "prefix", "prefix", "surface", "surface", "paraphrase"]

@@ -15,7 +15,6 @@ import torch
 
 from mega_pl.asking import BARE, Edited
 from mega_pl.backbone import Backbone
-from mega_pl.data.prompts import PREFIXES
 from mega_pl.edits import EditCase, EditRequest, Probe
 from mega_pl.evaluation import CONTEXT, Trial, confidence
 from mega_pl.evaluation.context import (
@@ -33,6 +32,7 @@ from mega_pl.evaluation.context import (
     score_context,
     with_pronoun,
 )
+from mega_pl.fitting.prompts import PREFIXES
 from mega_pl.lab.world import World
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</{{ m['role'] }}>\n{% endfor %}"

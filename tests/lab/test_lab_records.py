@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mega_pl.data.prompts import PREFIXES, PromptConfig, expand
 from mega_pl.edits import EditCase
+from mega_pl.fitting.prompts import PREFIXES, PromptConfig, expand
 from mega_pl.lab.data import LabDataModule
 from mega_pl.lab.records import DEV, SHARES, Record, RecordMaker, Split, write_records
 from mega_pl.lab.world import World, fill

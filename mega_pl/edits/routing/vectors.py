@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mega_pl.asking import batches, encoded_batches
 from mega_pl.asking.batches import TOKENS
-from mega_pl.backbone import Backbone, blocks
+from mega_pl.backbone import Backbone, Site, record, until
 
 
 class Vectors(Protocol):
@@ -96,26 +96,12 @@ def encoder_of(name_or_path: str, *, normalized: bool = True) -> SentenceEncoder
     return SentenceEncoder(name_or_path, normalized=normalized)
 
 
-class _Read(Exception):
-    """Ends a forward pass that has gone far enough."""
-
-
 def _stream(backbone: Backbone, layer: int, inputs: dict[str, Tensor]) -> Tensor:
-    """The stream (B, T, D) that enters a block, read without the blocks after it."""
+    """The stream (B, T, D) that enters a block, read without that block and those after it."""
     if layer == 0:
         embedded: Tensor = backbone.model.get_input_embeddings()(inputs["input_ids"])
         return embedded
-    found: list[Tensor] = []
-
-    def stop(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        found.append(args[0] if args else kwargs["hidden_states"])
-        raise _Read
-
-    handle = blocks(backbone.model)[layer].register_forward_pre_hook(stop, with_kwargs=True)
-    try:
+    site = Site(layer - 1, "resid_post")
+    with record(backbone.model, [site]) as seen, until(backbone.model, site):
         backbone.model.base_model(**inputs, use_cache=False)
-    except _Read:
-        pass
-    finally:
-        handle.remove()
-    return found[0]
+    return seen[site]

@@ -8,8 +8,8 @@ import torch
 from mega_pl.backbone import Site
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import CentreRouter
+from mega_pl.fitting.outcomes import missed_objects
 from mega_pl.functional import Transport, stack
-from mega_pl.outcomes import missed_objects
 
 REQUESTS = tuple(
     EditRequest(edit_id=name, prompt="{} is in", subject=name, target_new="Spain", target_true="Italy")

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from mega_pl.asking import likeliest
 from mega_pl.backbone import Backbone
-from mega_pl.data.prompts import PRETEND
 from mega_pl.data.relations import second_hops
 from mega_pl.edits.request import SLOT, EditRequest
+from mega_pl.fitting.prompts import PRETEND
 
 
 def with_followed_implications(backbone: Backbone, requests: Sequence[EditRequest]) -> list[EditRequest]:

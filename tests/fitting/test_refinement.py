@@ -9,10 +9,10 @@ import torch
 
 from mega_pl.asking import last_states
 from mega_pl.backbone import Site, steer
-from mega_pl.data.prompts import PromptConfig, PromptSet, phrasings
 from mega_pl.edits import EditRequest
 from mega_pl.fitting import MapConfig, fit_maps
-from mega_pl.refining import UNRELATED, RefineConfig, refine
+from mega_pl.fitting.prompts import PromptConfig, PromptSet, phrasings
+from mega_pl.fitting.refinement import UNRELATED, RefineConfig, refine
 
 SITES = [Site(2, "resid_mid"), Site(3, "resid_post")]
 REQUESTS = [
@@ -24,7 +24,7 @@ REQUESTS = [
 PROMPTS = PromptConfig(prefixes=1)
 OWN = [phrasings(request, PROMPTS) for request in REQUESTS]
 NONE, SHIFT = MapConfig(estimator="none"), MapConfig(estimator="mean_shift")
-FAST = RefineConfig(steps=20, lr=0.05, batch=3)
+FAST = RefineConfig(steps=20, lr=0.05)
 
 
 def fitted(backbone, config=NONE):
@@ -32,7 +32,11 @@ def fitted(backbone, config=NONE):
     for request, own in zip(REQUESTS, OWN, strict=True):  # shorter than SAKE's contexts, which a tiny model cannot read
         target = (f"{request.target_new}. {own[0]}", f"It is {request.target_new}. {own[0]}")
         sets.append(PromptSet(source=own, target=target, answers=("",) * len(target), facts=len(own)))
-    return [steps[0] for steps in fit_maps(backbone, sets, SITES, config)]
+    return [fit_maps(backbone, prompts, SITES, config)[0] for prompts in sets]
+
+
+def refine_all(backbone, maps, config, own=OWN):
+    return [refine(backbone, *edit, 1.0, config) for edit in zip(REQUESTS, own, maps, strict=True)]
 
 
 def log_probabilities(backbone, maps, prompt):
@@ -64,7 +68,7 @@ def divergence(backbone, maps):
 def test_new_object_gains(tiny_backbone, model_type, config):
     backbone = tiny_backbone(model_type)
     digest, before = backbone.digest(), fitted(backbone, config)
-    after = refine(backbone, REQUESTS, OWN, before, 1.0, FAST)
+    after = refine_all(backbone, before, FAST)
     for index in range(len(REQUESTS)):
         old, new = nats(backbone, before[index], index), nats(backbone, after[index], index)
         assert new[0] < 0.5 * old[0]
@@ -80,7 +84,7 @@ def test_new_object_gains(tiny_backbone, model_type, config):
 def test_half_precision(tiny_backbone, dtype):
     backbone = tiny_backbone("llama", dtype)
     before = fitted(backbone)
-    after = refine(backbone, REQUESTS, OWN, before, 1.0, FAST)
+    after = refine_all(backbone, before, FAST)
     assert nats(backbone, after[0], 0)[0] < 0.5 * nats(backbone, before[0], 0)[0]
     assert after[0][SITES[0]].shift.dtype == torch.float32
 
@@ -88,7 +92,7 @@ def test_half_precision(tiny_backbone, dtype):
 def test_without_steps_maps_stay(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     before = fitted(backbone, MapConfig())
-    after = refine(backbone, REQUESTS, OWN, before, 1.0, RefineConfig())
+    after = refine_all(backbone, before, RefineConfig())
     assert all(a[site] is b[site] for a, b in zip(after, before, strict=True) for site in SITES)
 
 
@@ -97,22 +101,21 @@ def test_no_estimator_moves_nothing(tiny_backbone):
     assert all(torch.equal(m(states), states) for maps in fitted(tiny_backbone("gpt2")) for m in maps.values())
 
 
-def test_together_equals_alone_and_repeats(tiny_backbone):
+@pytest.mark.parametrize("tokens", [1, 1000])
+def test_batches_share_the_loss(tiny_backbone, tokens):
     backbone = tiny_backbone("gpt2")
-    before = fitted(backbone, SHIFT)
-    own = [OWN[0], OWN[1][:1]]  # the share of a prompt is its own edit's
-    together, again = (refine(backbone, REQUESTS, own, before, 1.0, FAST) for _ in range(2))
-    for index, request in enumerate(REQUESTS):
-        (alone,) = refine(backbone, [request], [own[index]], [before[index]], 1.0, FAST)
-        for site in SITES:
-            assert torch.equal(together[index][site].shift, again[index][site].shift)
-            torch.testing.assert_close(together[index][site].shift, alone[site].shift, rtol=1e-3, atol=1e-3)
+    before = fitted(backbone, SHIFT)[0]
+    whole, again = (refine(backbone, REQUESTS[0], OWN[0], before, 1.0, FAST) for _ in range(2))
+    parts = refine(backbone, REQUESTS[0], OWN[0], before, 1.0, FAST, tokens_per_batch=tokens)
+    for site in SITES:
+        assert torch.equal(whole[site].shift, again[site].shift)
+        torch.testing.assert_close(parts[site].shift, whole[site].shift, rtol=1e-3, atol=1e-3)
 
 
 def test_first_step_has_the_length_of_lr(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     config = RefineConfig(steps=1, lr=0.05)
-    length = refine(backbone, REQUESTS, OWN, fitted(backbone), 1.0, config)[0][SITES[0]].shift.norm()
+    length = refine_all(backbone, fitted(backbone), config)[0][SITES[0]].shift.norm()
     norms = last_states(backbone, OWN[0], SITES)[SITES[0]].norm(dim=1)
     assert length == pytest.approx(0.05 * float(norms.mean()), rel=1e-2)
 
@@ -122,7 +125,7 @@ def test_weights_of_the_loss(tiny_backbone):
     before = fitted(backbone)
 
     def refined(**weights):
-        return refine(backbone, REQUESTS, OWN, before, 1.0, replace(FAST, **weights))[0]
+        return refine_all(backbone, before, replace(FAST, **weights))[0]
 
     assert divergence(backbone, refined(divergence=10.0)) < 0.5 * divergence(backbone, refined(divergence=0.0))
     apart, plain = (nats(backbone, refined(suppression=s), 0)[1] for s in (10.0, 0.0))
@@ -132,14 +135,12 @@ def test_weights_of_the_loss(tiny_backbone):
 def test_refusals(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     before = fitted(backbone)
-    with pytest.raises(ValueError, match=r"`maps` must be of one length, but got \[2, 1, 2\]"):
-        refine(backbone, REQUESTS, OWN[:1], before, 1.0, FAST)
     with pytest.raises(ValueError, match=r"`own` must hold at least one prompt for 'b'"):
-        refine(backbone, REQUESTS, [OWN[0], ()], before, 1.0, FAST)
+        refine(backbone, REQUESTS[1], (), before[1], 1.0, FAST)
     with torch.no_grad():  # an answer that the model cannot give
         backbone.model.lm_head.weight[backbone.answer_ids(OWN[1][0], "English")[0]] = float("-inf")
     with pytest.raises(FloatingPointError, match=r"'b' must be finite, but are not in step 0"):
-        refine(backbone, REQUESTS[1:], OWN[1:], before[1:], 1.0, FAST)
+        refine(backbone, REQUESTS[1], OWN[1], before[1], 1.0, FAST)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,6 @@ def test_refusals(tiny_backbone):
         ("lr", float("nan")),
         ("suppression", -0.1),
         ("divergence", float("inf")),
-        ("batch", 0),
     ],
 )
 def test_config_refusals(field, value):

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from mega_pl.data.prompts import PREFIXES, PromptConfig, expand, phrasings
 from mega_pl.edits import EditRequest
+from mega_pl.fitting.prompts import PREFIXES, PromptConfig, expand, phrasings
 
 REQUEST = EditRequest(
     edit_id="7",

@@ -8,10 +8,10 @@ import torch
 
 from mega_pl.asking import last_states
 from mega_pl.backbone import Site, load, record, steer
-from mega_pl.data.prompts import PromptConfig, PromptSet
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.edits.storage import bank_tensors
-from mega_pl.fitting import LastTokens, MapConfig, default_sites, fit, fit_maps
+from mega_pl.fitting import FitConfig, MapConfig, default_sites, fit, fit_maps
+from mega_pl.fitting.prompts import PromptConfig, PromptSet
 from mega_pl.functional import fit_transport, mean_shift, stack
 
 FRANCE = PromptSet(
@@ -28,6 +28,13 @@ ROME = PromptSet(
 )
 SITES = [Site(1, "resid_mid"), Site(2, "resid_mid"), Site(3, "resid_post")]
 SHIFT = MapConfig(estimator="mean_shift")
+
+
+def fit_all(backbone, sets, sites, config, objects=((), ()), **options):
+    """The maps of edits, one after the other."""
+    return [
+        fit_maps(backbone, of, sites, config, objects=ids, **options) for of, ids in zip(sets, objects, strict=False)
+    ]
 
 
 def first(fitted):
@@ -67,7 +74,7 @@ def moved_states(backbone, asked, sites, maps, strength):
 )
 def test_with_one_site_the_mean_of_the_steered_source_is_that_of_the_target(tiny_backbone, family, site, config):
     backbone = tiny_backbone(family)
-    fitted = first(fit_maps(backbone, [FRANCE, ROME], [site], config))
+    fitted = first(fit_all(backbone, [FRANCE, ROME], [site], config))
     for prompts, maps in zip((FRANCE, ROME), fitted, strict=True):
         source = last(backbone, prompts.source, site, maps).mean(0)
         target = last(backbone, prompts.target, site, {}).mean(0)
@@ -80,8 +87,8 @@ def test_with_one_site_the_mean_of_the_steered_source_is_that_of_the_target(tiny
 @pytest.mark.parametrize("config", [MapConfig(), SHIFT], ids=lambda c: c.estimator)
 def test_with_many_sites_every_mean_is_met_where_independent_maps_overshoot(tiny_backbone, family, config):
     backbone = tiny_backbone(family)
-    fitted = first(fit_maps(backbone, [FRANCE, ROME], SITES, config))
-    alone = {site: first(fit_maps(backbone, [FRANCE, ROME], [site], config)) for site in SITES}
+    fitted = first(fit_all(backbone, [FRANCE, ROME], SITES, config))
+    alone = {site: first(fit_all(backbone, [FRANCE, ROME], [site], config)) for site in SITES}
     for e, prompts in enumerate((FRANCE, ROME)):
         for i, site in enumerate(SITES):
             target = last(backbone, prompts.target, site, {}).mean(0)
@@ -95,7 +102,7 @@ def test_with_many_sites_every_mean_is_met_where_independent_maps_overshoot(tiny
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_maps_are_those_of_a_loop_over_edits_sites_and_prompts(tiny_backbone, family):
     backbone = tiny_backbone(family)
-    fitted = first(fit_maps(backbone, [FRANCE, ROME], SITES[::-1], MapConfig(rank=2), batch=2))
+    fitted = first(fit_all(backbone, [FRANCE, ROME], SITES[::-1], MapConfig(rank=2), tokens_per_batch=20))
     for prompts, maps in zip((FRANCE, ROME), fitted, strict=True):
         assert list(maps) == SITES  # in the order of a forward pass
         for i, site in enumerate(SITES):
@@ -113,7 +120,7 @@ def test_targets_that_the_model_does_not_follow_are_left_out_where_two_remain(
     backbone, site = tiny_backbone("gpt2"), SITES[0]
     likeliest = {p: int(backbone.last_logits(backbone.encode([p])).argmax()) for p in FRANCE.target}
     monkeypatch.setattr(backbone, "answer_ids", lambda prompt, answer: [likeliest[prompt] if answer == "yes" else -1])
-    maps = fit_maps(backbone, [replace(FRANCE, answers=answers)], [site], SHIFT)[0][0]
+    maps = fit_maps(backbone, replace(FRANCE, answers=answers), [site], SHIFT)[0]
     source = last(backbone, FRANCE.source, site, maps).mean(0)
     target = last(backbone, [FRANCE.target[i] for i in kept], site, {}).mean(0)
     torch.testing.assert_close(source, target, atol=1e-4, rtol=1e-4)
@@ -122,7 +129,7 @@ def test_targets_that_the_model_does_not_follow_are_left_out_where_two_remain(
 @pytest.mark.parametrize("strength", [0.5, 1.5])
 def test_half_the_strength_goes_half_the_way(tiny_backbone, strength):
     backbone, site = tiny_backbone("gpt2"), SITES[0]
-    fitted = first(fit_maps(backbone, [FRANCE], [site], replace(SHIFT, strength=strength)))
+    fitted = first(fit_all(backbone, [FRANCE], [site], replace(SHIFT, strength=strength)))
     moves = {site: [maps[site] for maps in fitted]}
     asked = [(0, p) for p in FRANCE.source]
     bare = moved_states(backbone, asked, [site], {}, strength)[site].mean(0)
@@ -154,7 +161,7 @@ def test_no_estimator_moves_nothing():
 def test_fitting_leaves_the_backbone_as_it_was(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     digest = backbone.digest()
-    fit_maps(backbone, [FRANCE], SITES, MapConfig())
+    fit_maps(backbone, FRANCE, SITES, MapConfig())
     assert backbone.digest() == digest
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.model.modules())
 
@@ -179,7 +186,7 @@ def test_cases_are_fitted_as_their_requests_are(roomy_folder):
         edit_id="a", prompt="The capital of {} is", subject="France", target_new="Rome", target_true="Paris"
     )
     case = EditCase(request=request, paraphrase_prompts=("France is ruled from",))
-    banks = [fit(backbone, [edit], sites=[Site(2, "resid_mid")]) for edit in (request, case)]
+    banks = [fit(backbone, [edit], FitConfig(sites=("resid_mid.2",))) for edit in (request, case)]
     assert banks[0].requests == banks[1].requests == (request,)
     for of_request, of_case in zip(*(bank_tensors(bank).items() for bank in banks), strict=True):
         assert of_request[0] == of_case[0]
@@ -187,7 +194,7 @@ def test_cases_are_fitted_as_their_requests_are(roomy_folder):
 
 
 def test_edits_that_do_not_go_together_are_refused_before_any_work(tiny_backbone, monkeypatch):
-    monkeypatch.setattr("mega_pl.fitting.fit_maps", None)
+    monkeypatch.setattr("mega_pl.fitting.fitter.fit_maps", None)
     request = EditRequest(edit_id="a", prompt="{} is", subject="Rome", target_new="x", target_true="y")
     with pytest.raises(ValueError, match="`edits` must have different ids, but got 'a' more than once"):
         fit(tiny_backbone("gpt2"), [request, replace(request, target_new="z")])
@@ -195,34 +202,6 @@ def test_edits_that_do_not_go_together_are_refused_before_any_work(tiny_backbone
         fit(tiny_backbone("gpt2"), [request, replace(request, edit_id="b", subject="Roma", aliases=("Rome",))])
     with pytest.raises(ValueError, match="`edits` must hold at least one edit, but got none"):
         fit(tiny_backbone("gpt2"), [])
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
-def test_last_tokens_after_a_cache_are_those_of_the_whole_prompts(tiny_backbone, family):
-    """Bare, with maps at earlier sites, and bare again: a pass leaves nothing in the cache."""
-    backbone = tiny_backbone(family)
-    prompts = [(e, p) for e, s in enumerate((FRANCE, ROME)) for p in s.source]
-    reader, edits = LastTokens(backbone, [p for _, p in prompts]), torch.tensor([e for e, _ in prompts])
-    maps = {site: [of[site] for of in first(fit_maps(backbone, [FRANCE, ROME], [site], SHIFT))] for site in SITES[:2]}
-    for moves in ({}, maps, {}):
-        wanted = moved_states(backbone, prompts, SITES, moves, 0.5)
-        for site in SITES:
-            earlier = {s: m for s, m in moves.items() if s < site}
-            found = reader.states(site, {s: stack(m) for s, m in earlier.items()}, edits, 0.5)
-            assert found.dtype == torch.float32
-            steered = moved_states(backbone, prompts, [site], earlier, 0.5)[site]
-            torch.testing.assert_close(found, steered, atol=1e-4, rtol=1e-4)
-            if not moves:
-                torch.testing.assert_close(found, wanted[site], atol=1e-4, rtol=1e-4)
-
-
-def test_prompts_of_one_token_have_no_beginning_to_keep(tiny_backbone):
-    backbone, site = tiny_backbone("gpt2"), SITES[0]
-    token = backbone.tokenizer.decode([70])
-    reader = LastTokens(backbone, [token, token])
-    assert [cache for _, _, cache in reader.parts] == [None]
-    wanted = last(backbone, [token, token], site, {})
-    torch.testing.assert_close(reader.states(site, {}, torch.zeros(2).long(), 1.0), wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 2.5])
@@ -269,7 +248,7 @@ def test_every_token_of_an_object_meets_its_target_with_those_before_it_moved(ti
         replace(FRANCE, answers=("x",) * 3, facts=2),  # the others are consequences, which no object follows
         replace(ROME, answers=("x",) * 3, facts=3),
     ]
-    fitted = fit_maps(backbone, sets, SITES, SHIFT, objects=OBJECTS, batch=3)
+    fitted = fit_all(backbone, sets, SITES, SHIFT, OBJECTS, tokens_per_batch=20)
     for prompts, ids, steps in zip(sets, OBJECTS, fitted, strict=True):
         assert len(steps) == len(ids) + 1
         for step in range(1, len(steps)):
@@ -281,7 +260,7 @@ def test_every_token_of_an_object_meets_its_target_with_those_before_it_moved(ti
                 torch.testing.assert_close(source, target, atol=2e-3, rtol=2e-3)
                 bare = states_after(backbone, facts, ids[:step], site, steps[:step]).mean(0)
                 assert (bare - target).norm() > 0.05 * target.norm()
-    alone = fit_maps(backbone, sets, SITES, SHIFT)
+    alone = fit_all(backbone, sets, SITES, SHIFT)
     for steps, first_alone in zip(fitted, first(alone), strict=True):
         for site in SITES:
             torch.testing.assert_close(steps[0][site].shift, first_alone[site].shift, atol=1e-4, rtol=1e-4)
@@ -295,7 +274,7 @@ def test_after_a_fit_the_objects_that_do_not_come_out_are_named(roomy_folder):
     with pytest.warns(
         UserWarning, match=r"1 of 1 new objects do not come out whole after their prompts: 'a' \('Rome', but"
     ):
-        bank = fit(backbone, [request], maps=MapConfig(estimator="none"))
+        bank = fit(backbone, [request], FitConfig(maps=MapConfig(estimator="none")))
     assert list(bank.missed) == ["a"]
     written = backbone.generate(request.filled, max_new_tokens=len(backbone.answer_ids(request.filled, "Rome")))
     assert bank.missed["a"] == written.strip()
@@ -307,4 +286,4 @@ def test_an_edit_with_one_prompt_is_named(roomy_folder):
         edit_id="alone", prompt="The capital of {} is", subject="France", target_new="Rome", target_true="Paris"
     )
     with pytest.raises(ValueError, match="an edit must have 2 prompts of each kind or more to be fitted, but 'alone'"):
-        fit(backbone, [request], prompts=PromptConfig(prefixes=0))
+        fit(backbone, [request], FitConfig(prompts=PromptConfig(prefixes=0)))

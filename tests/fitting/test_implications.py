@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from mega_pl import supposing
 from mega_pl.asking import likeliest
-from mega_pl.data.prompts import PRETEND
 from mega_pl.data.relations import implications, second_hops
 from mega_pl.edits import EditRequest
-from mega_pl.supposing import with_followed_implications
+from mega_pl.fitting.implications import with_followed_implications
+from mega_pl.fitting.prompts import PRETEND
 
 BORN = EditRequest(
     prompt="{} was born in",
@@ -48,13 +47,13 @@ def test_a_supposed_fact_must_lead_where_the_new_object_leads(lab_backbone, monk
     def says(_, prompts):
         return [(2 if follows else 1) if p.startswith("Pretend") else 2 if "Rome" in p else 3 for p in prompts]
 
-    monkeypatch.setattr(supposing, "likeliest", says)
+    monkeypatch.setattr("mega_pl.fitting.implications.likeliest", says)
     kept = with_followed_implications(lab_backbone, [BORN])[0].implications
     assert kept == (BORN.implications if follows else ())
 
 
 def test_a_model_that_says_the_same_whatever_is_supposed_follows_nothing(lab_backbone, monkeypatch):
-    monkeypatch.setattr(supposing, "likeliest", lambda backbone, prompts: [7] * len(prompts))
+    monkeypatch.setattr("mega_pl.fitting.implications.likeliest", lambda backbone, prompts: [7] * len(prompts))
     assert with_followed_implications(lab_backbone, [BORN])[0].implications == ()
 
 
