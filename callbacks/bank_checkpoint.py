@@ -16,9 +16,8 @@ class BankCheckpoint(ModelCheckpoint):
     """Write edits into ``fitted/`` as they are ready, ``last.ckpt`` beside them, and in the end the bank in ``edits/``.
 
     A fit that was killed goes on with ``--ckpt_path last`` and ends in the same bank. Each edit is written once while
-    the fit runs, and what a checkpoint takes does not grow. It is a `ModelCheckpoint` so that Lightning finds its file,
-    but it saves by batches: without an optimiser Lightning counts no steps. A run without a checkpoint to go on from
-    begins anew; two runs at a time in one folder are refused.
+    the fit runs, and what a checkpoint takes does not grow. It is a `ModelCheckpoint` so that Lightning finds its file.
+    A run without a checkpoint to go on from begins anew; two runs at a time in one folder are refused.
 
     Args:
         folder: Where the run lives; by default the Trainer's ``default_root_dir``.

@@ -121,7 +121,6 @@ def main(args: ArgsType = None) -> None:
     torch.set_float32_matmul_precision("highest")
     # Lightning on what is meant: texts stay where they are whoever hands them out, and maps are solved.
     warnings.filterwarnings("ignore", "You have overridden `transfer_batch_to_device` in `LightningModule`")
-    warnings.filterwarnings("ignore", ".LightningModule.configure_optimizers. returned .None.")
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     words = sys.argv[1:] if args is None else args
     try:

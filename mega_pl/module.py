@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
 from mega_pl.backbone import Backbone, Site, load
 from mega_pl.backbone.backbone import Dtype
@@ -71,6 +73,7 @@ class MegaModule(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
+        self.anchor = nn.Parameter(torch.zeros(()))  # without a parameter several processes refuse to begin
         self.config = FitConfig(
             sites=tuple(sites or ()),
             maps=maps or MapConfig(),
@@ -151,8 +154,9 @@ class MegaModule(L.LightningModule):
     def _on_trial(self) -> bool:
         return bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
 
-    def configure_optimizers(self) -> None:
-        """Maps are solved, not descended to."""
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Something that counts steps, as checkpoints and loggers ask for; maps are solved, not descended to."""
+        return torch.optim.SGD([self.anchor], lr=0.0)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Leave texts where they are; the backbone puts their tokens on its device."""
@@ -169,32 +173,35 @@ class MegaModule(L.LightningModule):
                 raise ValueError(f"edit ids must be unique in a fit, but {request.edit_id!r} comes twice.")
             self._seen.add(request.edit_id)
         self.unsaved += self.fitter.update(batch)
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.step()
 
     def on_train_epoch_end(self) -> None:
-        """End the fit: one epoch has fitted all."""
+        """End the fit, for one epoch has fitted all, and complete the bank."""
         self.trainer.should_stop = True
+        self._gather()
+        self.complete()
 
     def on_validation_start(self) -> None:
         """Complete the bank of what has been fitted."""
+        self._gather()
         if not self.trainer.sanity_checking or self.fitter.fitted:
             self.complete()
 
-    def on_train_end(self) -> None:
-        """Complete the bank where there is no validation."""
-        self.complete()
-
-    def complete(self) -> EditBank:
-        """Bring the edits of all processes together and make the bank of all that have been fitted.
-
-        Processes must call it together.
-
-        Raises:
-            ValueError: If nothing has been fitted.
-        """
+    def _gather(self) -> None:
+        """Bring the edits of all processes together."""
         if dist.is_initialized():
             parts: list[list[FittedEdit]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, list(self.fitter.fitted.values()))
             self.fitter.keep(edit for part in parts for edit in part if edit.request.edit_id not in self.fitter.fitted)
+
+    def complete(self) -> EditBank:
+        """The bank of all edits that have been fitted, or the one that was given.
+
+        Raises:
+            ValueError: If nothing has been fitted.
+        """
         if self.bank is None or self.fitter.fitted:
             self.bank = self.fitter.bank(self._order())
         return self.bank
@@ -238,7 +245,7 @@ class MegaModule(L.LightningModule):
             return
         self.rows = {mode: _gathered(rows) for mode, rows in self.rows.items()}
         self.scores = {mode: score_sake(rows, seed=self.config.seed) for mode, rows in self.rows.items()}
-        for mode, scores in self.scores.items():
+        for mode, scores in self.scores.items() if not self.trainer.barebones else ():
             prefix = "val" if mode == "own" else f"val_{mode}"
             values = {f"{prefix}/{name}": score.value for name, score in scores.items() if score.n}
             self.log_dict(values, rank_zero_only=True)
@@ -247,8 +254,7 @@ class MegaModule(L.LightningModule):
 
     def predict_step(self, batch: list[str], batch_idx: int) -> list[dict[str, Any]]:
         """Let both models write on after some texts; gives what `Prediction.to_json` has for each."""
-        bank = self.bank or self.complete()
-        found = predict(self.backbone, bank, batch, self.hparams["max_new_tokens"])
+        found = predict(self.backbone, self.complete(), batch, self.hparams["max_new_tokens"])
         return [prediction.to_json() for prediction in found]
 
     test_step = validation_step

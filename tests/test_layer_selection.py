@@ -228,7 +228,7 @@ def test_a_checkpoint_remembers_the_chosen_sites(fit, contrast_file, roomy_folde
     module = fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")))
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
-    options = {"prompts": PromptConfig(prefixes=1)}
+    options: dict[str, Any] = {"prompts": PromptConfig(prefixes=1)}
     again = MegaModule(str(roomy_folder("gpt2")), **options)
     again.on_load_checkpoint(checkpoint)
     assert again.sites == module.sites

@@ -106,7 +106,7 @@ def test_a_fit_makes_a_bank_and_leaves_the_backbone_alone(
     assert fitted.backbone.digest() == before
     assert not fitted.backbone.model.training
     assert not any(p.requires_grad for p in fitted.backbone.model.parameters())
-    assert not list(fitted.parameters())
+    assert [parameter.numel() for parameter in fitted.parameters()] == [1]  # which only counts steps
     assert fitted.bank is not None
     assert fitted.bank.ids == ("france", "germany", "darrieux", "italy")
     assert fitted.bank.requests == tuple(edits.requests)
@@ -121,13 +121,12 @@ def test_the_checkpoint_is_small_and_safe_and_holds_no_backbone(
     trainer(tmp_path).fit(fitted, datamodule=data())
     path = tmp_path / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["state_dict"] == {}
+    assert list(checkpoint["state_dict"]) == ["anchor"]
     assert all(tensor.numel() < 2 for tensor in tensors_in(checkpoint))  # Lightning's own
     assert path.stat().st_size < 20_000
     assert not (tmp_path / "fitted").exists()  # what was in it is in the bank
 
 
-@pytest.mark.filterwarnings("ignore:The state dict in .* contains no parameters")  # which is the point
 @pytest.mark.parametrize(
     "options",
     [

@@ -8,16 +8,28 @@ from mega_pl.backbone import Backbone, Encoded, PaddingSide
 TOKENS = 4096
 """Tokens of a batch, padding included."""
 
+PASS_TOKENS = 40
+"""What a pass costs besides its tokens, in tokens: the weights are read once. So it is on CPUs, whatever the model."""
+
+GPU_PASS_TOKENS = 1024
+"""The same on a GPU, which computes more while it reads, and waits for kernels to start."""
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def batches(lengths: Sequence[int], tokens_per_batch: int = TOKENS) -> Iterator[list[int]]:
-    """Cut texts into batches, those of like length together.
+def batches(
+    lengths: Sequence[int], tokens_per_batch: int = TOKENS, *, pass_tokens: int = PASS_TOKENS
+) -> Iterator[list[int]]:
+    """Cut texts into batches, those of like length together, so that passes and padding cost the least.
+
+    The cost is the padded tokens and ``pass_tokens`` for each pass. Texts are taken in the order of their lengths;
+    where to cut is found by dynamic programming over the different lengths.
 
     Args:
         lengths: Number of tokens of each text.
         tokens_per_batch: The most tokens of a padded batch; a longer text is a batch of its own.
+        pass_tokens: What a pass costs besides its tokens, in tokens.
 
     Yields:
         The places of a batch's texts, shortest first.
@@ -27,14 +39,25 @@ def batches(lengths: Sequence[int], tokens_per_batch: int = TOKENS) -> Iterator[
     """
     if tokens_per_batch < 1:
         raise ValueError(f"`tokens_per_batch` must be 1 or more, but got {tokens_per_batch}.")
-    batch: list[int] = []
+    places: dict[int, list[int]] = {}
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[i] > tokens_per_batch:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+        places.setdefault(lengths[i], []).append(i)
+    widths = list(places)
+    best: list[tuple[int, int]] = [(0, 0)]  # what the first lengths cost at least, and where their last group begins
+    for end in range(1, len(widths) + 1):
+        room, count, options = max(1, tokens_per_batch // max(1, widths[end - 1])), 0, []
+        for start in range(end - 1, -1, -1):
+            count += len(places[widths[start]])
+            options.append((best[start][0] + count * widths[end - 1] + -(-count // room) * pass_tokens, start))
+        best.append(min(options))
+    groups, end = [], len(widths)
+    while end:
+        start = best[end][1]
+        groups.append(([i for width in widths[start:end] for i in places[width]], widths[end - 1]))
+        end = start
+    for group, width in reversed(groups):
+        room = max(1, tokens_per_batch // max(1, width))
+        yield from (group[start : start + room] for start in range(0, len(group), room))
 
 
 def in_batches(
@@ -81,8 +104,13 @@ def encoded_batches(
         The places of a batch's prompts, into which its results go, and the batch.
     """
     lengths = [count + new_tokens for count in token_counts(backbone, prompts)]
-    for rows in batches(lengths, tokens_per_batch):
+    for rows in batches(lengths, tokens_per_batch, pass_tokens=pass_tokens(backbone)):
         yield rows, backbone.encode([prompts[i] for i in rows], padding_side)
+
+
+def pass_tokens(backbone: Backbone) -> int:
+    """What a pass costs on a backbone's device besides its tokens, in tokens."""
+    return PASS_TOKENS if backbone.device.type == "cpu" else GPU_PASS_TOKENS
 
 
 def encoded_ids(backbone: Backbone, texts: Sequence[str]) -> list[list[int]]:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from mega_pl.asking.batches import TOKENS, batches
+from mega_pl.asking.batches import TOKENS, batches, pass_tokens
 from mega_pl.backbone import Backbone, Site, until
 
 
@@ -99,8 +100,8 @@ class _Pool:
 
         Padding is on the right, so that nothing stands between a text and what it follows.
         """
-        places = list(before)
-        for group in batches([len(text) for text in texts], self.tokens_per_batch):
+        places, lengths = list(before), [len(text) for text in texts]
+        for group in batches(lengths, self.tokens_per_batch, pass_tokens=pass_tokens(self.backbone)):
             rows = [i for i in group if texts[i]]
             if not rows:
                 continue
@@ -123,12 +124,14 @@ class _Pool:
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in places]
         index, cache = torch.tensor(padded, dtype=torch.long), DynamicCache()
         for layer, tensors in self.layers.items() if width else ():
-            cache.update(*(tensor[index.to(tensor.device)].transpose(1, 2) for tensor in tensors), layer)
+            keys, values = (tensor[index.to(tensor.device)].transpose(1, 2) for tensor in tensors)
+            cache.update(keys, values, layer)
         return Beginnings(cache, torch.tensor(mask, dtype=torch.long, device=device).view(len(places), width))
 
     def _keep(self, cache: DynamicCache, real: Tensor) -> None:
         """Add the tokens that a pass has read, row by row."""
         for n, layer in enumerate(cache.layers):
+            assert isinstance(layer, DynamicLayer)
             if layer.keys is None or layer.values is None or not layer.keys.numel():
                 continue  # above the last site, or another layer's are used
             new = [

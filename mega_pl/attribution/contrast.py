@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from mega_pl.attribution.layers import LayerImportance, layer_importance
 from mega_pl.backbone import Backbone

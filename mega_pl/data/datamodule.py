@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import lightning as L
 import torch.distributed as dist
@@ -31,38 +31,27 @@ Item = TypeVar("Item")
 
 
 class DealtBatches(Generic[Item]):
-    """Batches of items in order, dealt out to processes, which a resumed fit goes on with.
+    """Batches of items in order, dealt out to processes.
 
-    Process r of W gets items r, r + W, r + 2W and so on, none twice.
+    Process r of W gets items r, r + W, r + 2W and so on, none twice, and all get as many batches, the last ones perhaps
+    empty, so that none waits for another in vain.
 
     Args:
-        items: All items.
+        dataset: All items.
         size: Items a batch.
     """
 
-    def __init__(self, items: Sequence[Item], size: int) -> None:
+    def __init__(self, dataset: Sequence[Item], size: int) -> None:
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        own = items[rank::world]
-        self.batches = [list(own[i : i + size]) for i in range(0, len(own), size)]
-        self._start = self._next = 0
+        self.dataset, own = dataset, dataset[rank::world]
+        most = -(-len(dataset) // world)
+        self.batches = [list(own[i : i + size]) for i in range(0, most, size)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        self._next, self._start = self._start, 0  # a pass that was broken off is not gone on with unasked
-        while self._next < len(self.batches):
-            self._next += 1
-            yield self.batches[self._next - 1]
-        self._next = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many batches have been handed out."""
-        return {"next": self._next}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after as many batches."""
-        self._start = self._next = state["next"]
+        return iter(self.batches)
 
 
 class EditDataModule(L.LightningDataModule):

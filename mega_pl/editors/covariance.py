@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from mega_pl.asking import batches, position_limit
 from mega_pl.backbone import Backbone, blocks

@@ -86,8 +86,8 @@ def edits_from(records: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tenso
         place, step, kind, layer, name = key.split(".")
         parts.setdefault((int(place), int(step), Site.parse(f"{kind}.{layer}")), {})[name] = tensor
     steps: list[list[dict[Site, Transport]]] = [[{} for _ in range(record["steps"])] for record in records]
-    for (i, step, site), of_map in sorted(parts.items(), key=lambda item: item[0]):
-        steps[i][step][site] = Transport(**of_map)
+    for (edit, step_of, site), of_map in sorted(parts.items(), key=lambda item: item[0]):
+        steps[edit][step_of][site] = Transport(**of_map)
     return [
         FittedEdit(request_from(record["request"]), request_from(record["followed"]), tuple(of_edit))
         for record, of_edit in zip(records, steps, strict=True)

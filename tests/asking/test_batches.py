@@ -1,5 +1,8 @@
 """The batching loop: every text once, not too much at a time, and answers in the callers' order."""
 
+import random
+from itertools import combinations, pairwise
+
 import pytest
 
 from mega_pl.asking import batches, check_room, encoded_batches, in_batches, token_counts
@@ -15,7 +18,25 @@ def test_batches_hold_every_text_once_and_not_too_much():
         for batch in cut:
             assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= tokens
     assert list(batches([])) == []
-    assert len(list(batches(lengths, 1000))) == 1
+    assert len(list(batches(lengths, 1000, pass_tokens=1000))) == 1
+
+
+def cost(lengths, cut, pass_tokens):
+    return sum(len(batch) * max(lengths[i] for i in batch) + pass_tokens for batch in cut)
+
+
+@pytest.mark.parametrize("pass_tokens", [0, 5, 40, 1000])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_other_cut_at_a_change_of_length_costs_less(pass_tokens, seed):
+    draw = random.Random(seed)
+    lengths = [draw.choice([1, 3, 4, 9, 20, 33]) for _ in range(30)]
+    widths = sorted(set(lengths))
+    found = cost(lengths, batches(lengths, 10_000, pass_tokens=pass_tokens), pass_tokens)
+    for count in range(len(widths)):
+        for ends in combinations(widths[:-1], count):
+            edges = [0, *ends, widths[-1]]
+            cut = [[i for i, n in enumerate(lengths) if low < n <= high] for low, high in pairwise(edges)]
+            assert found <= cost(lengths, cut, pass_tokens)
 
 
 def test_too_small_a_batch_is_refused():

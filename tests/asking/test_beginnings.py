@@ -73,7 +73,7 @@ def test_blocks_above_the_last_site_are_not_run(tiny_backbone):
     for hook in hooks:
         hook.remove()
     assert set(run) <= {0, 1}
-    assert [layer.keys is not None for layer in texts.cache.layers] == [True, True]
+    assert len(texts.cache.layers) == 2
     with torch.no_grad(), record(backbone.model, [Site(1, "resid_post")]) as seen:
         backbone.model.base_model(torch.tensor([[*ROWS[0]]]), use_cache=False)
     assert seen  # the model is whole again
