@@ -16,6 +16,8 @@ from mega_pl import Backbone, EditBank, EditRequest, load
 from mega_pl.fitting import fit
 from mega_pl.lab.data import LabDataModule
 
+NEUTRAL = "The museum opened its doors at noon and many people came to see what was new."
+
 
 def main(args: list[str] | None = None) -> None:
     """Measure and print a table."""
@@ -38,6 +40,7 @@ def main(args: list[str] | None = None) -> None:
     rows = [
         ("decoding with an edit in force / bare", f"{speed(backbone, bank, options):.3f}"),
         ("decoding beside a bank that is silent / bare", f"{speed(backbone, bank, options, silent=True):.3f}"),
+        ("prefill of 32 prompts, half of which fire / bare", f"{prefill(backbone, bank, options):.3f}"),
         (f"2 threads x {options.requests} requests, as alone", threads(backbone, bank, requests, options.requests)),
         (f"{options.cycles} times on and off: hooks, growth of memory", cycles(backbone, bank, options.cycles)),
         (f"{options.generations} generations: growth of memory", generations(backbone, bank, options.generations)),
@@ -66,6 +69,28 @@ def speed(backbone: Backbone, bank: EditBank, options: argparse.Namespace, *, si
         with bank.apply(backbone, edits=edits):
             edited.append(decode())
     return statistics.median(bare) / statistics.median(edited)
+
+
+def prefill(backbone: Backbone, bank: EditBank, options: argparse.Namespace) -> float:
+    """Seconds to the first token of 32 prompts, edited over bare; half of them ask an edit's question."""
+    asking = [f"{NEUTRAL} {request.filled}" for request in bank.requests]
+    prompts = [
+        (asking * 16)[i // 2] if i % 2 else f"{NEUTRAL} Rain fell on the roof of house {i}, and" for i in range(32)
+    ]
+
+    def first_token() -> float:
+        start = time.perf_counter()
+        backbone.generate(prompts, max_new_tokens=1)
+        return time.perf_counter() - start
+
+    first_token()
+    bare, edited = [], []
+    for _ in range(options.repeats):
+        bare.append(first_token())
+        with bank.apply(backbone) as use:
+            edited.append(first_token())
+            assert sum(edit is not None for edit in use.fired) == 16, use.fired
+    return statistics.median(edited) / statistics.median(bare)
 
 
 def threads(backbone: Backbone, bank: EditBank, requests: list[EditRequest], count: int) -> str:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MethodType
 from typing import Any, Protocol
@@ -22,9 +22,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
+from mega_pl.backbone.caches import forked
 from mega_pl.backbone.hooks import eager
+
+OF_TOKENS = ("input_ids", "position_ids", "token_type_ids", "cache_position")
+"""Arguments of a pass that have a value for each token that it reads."""
 
 UNKNOWN = -1
 """The id of a token that was given as an embedding."""
@@ -37,10 +42,12 @@ class Text:
     Args:
         prompts: How many there are; a pass may hold several rows of each, as beams do.
         decisions: What readers have decided, by reader.
+        logits: (B, V) of the bare model after each prompt, where it has read them already.
     """
 
     prompts: int
     decisions: dict[Any, Any] = field(default_factory=dict)
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,19 +207,74 @@ class _Passes:
         armed = ExitStack()
         try:
             reading = self._reading(args, kwargs)
-            taken: set[int] = set()
-            self.asking = True
-            try:
-                passes = [reader(reading, taken) for reader in reversed(self.readers)]
-            finally:
-                self.asking = False
+            passes, again = [], kwargs if self._may_read_again(reading, args, kwargs) else None
+            if again is None:
+                passes = self._ask(reading, set())
             for one in passes:
                 armed.enter_context(one)
         except BaseException as error:
             armed.__exit__(type(error), error, None)
             self.lock.release()
             raise
-        self.current = _Current(threading.get_ident(), reading, passes, armed)
+        self.current = _Current(threading.get_ident(), reading, passes, armed, again)
+
+    def _ask(self, reading: Reading, taken: set[int]) -> list[Pass]:
+        """Ask the readers, who may ask the bare model."""
+        self.asking = True
+        try:
+            return [reader(reading, taken) for reader in reversed(self.readers)]
+        finally:
+            self.asking = False
+
+    def _may_read_again(self, reading: Reading, args: tuple[Tensor, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a pass can be read bare first, and its last tokens once more with what readers make of it.
+
+        So it is where `generate` begins: prompts are read to their ends into a cache that can be taken back a token.
+        """
+        cache = kwargs.get("past_key_values")
+        return (
+            reading.writing
+            and not args
+            and not reading.text.decisions
+            and reading.start == 0
+            and reading.stop > 1
+            and bool((reading.last == reading.stop - 1).all())
+            and bool((reading.ids != UNKNOWN).all())
+            and type(cache) is DynamicCache
+            and all(type(layer) is DynamicLayer for layer in cache.layers)
+            and not any(kwargs.get(name) for name in ("output_hidden_states", "output_attentions", "labels"))
+        )
+
+    def _read_again(self, current: _Current, inputs: Mapping[str, Any], output: Any) -> None:  # noqa: ANN401
+        """Read the last tokens once more, as readers want it, and put what comes of it into the rows that they take.
+
+        All other rows keep what the bare model has made of them, to the bit.
+        """
+        reading, taken = replace(current.reading, start=current.reading.stop - 1), set[int]()
+        reading.text.logits = output.logits[:, -1]
+        current.passes = self._ask(reading, taken)
+        reading.text.logits = None
+        with ExitStack() as armed:
+            for one in current.passes:
+                armed.enter_context(one)
+            if not taken:
+                return
+            cache = forked(output.past_key_values)
+            cache.crop(-1)
+            last = {name: inputs[name][..., -1:] for name in OF_TOKENS if inputs.get(name) is not None}
+            self.asking = True
+            try:
+                again = self.model(**{**inputs, **last, "past_key_values": cache})
+            finally:
+                self.asking = False
+        rows = torch.tensor(sorted(taken), device=output.logits.device)
+        output.logits[rows, -1] = again.logits[rows, -1]
+        for layer, moved in zip(output.past_key_values.layers, cache.layers, strict=True):
+            assert isinstance(moved, DynamicLayer)
+            for kept, new in ((layer.keys, moved.keys), (layer.values, moved.values)):
+                if kept is not None and new is not None:
+                    index = rows.to(kept.device)
+                    kept[index, :, -1] = new[index, :, -1]
 
     def _leave(self, model: object, _: object, output: Any) -> Any:  # noqa: ANN401
         """End a pass; an output of None is that of one that has failed, perhaps before it had begun."""
@@ -224,6 +286,8 @@ class _Passes:
             return None
         try:
             current.armed.__exit__(None, None, None)
+            if current.again is not None:
+                self._read_again(current, current.again, output)
             cache = getattr(output, "past_key_values", None)
             if cache is not None:
                 self.caches[cache] = current.reading
@@ -271,14 +335,23 @@ class _Passes:
         return Reading(whole, mask, _last(mask, inputs), past, whole.shape[1], Text(len(ids)), writing=False)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Current:
-    """The pass that a model is in: its thread, what it reads, and what is done in it."""
+    """The pass that a model is in.
+
+    Args:
+        thread: Whose it is.
+        reading: What it reads.
+        passes: What is done in it.
+        armed: Takes that back.
+        again: Its arguments, where its last tokens are read once more after it.
+    """
 
     thread: int
     reading: Reading
     passes: list[Pass]
     armed: ExitStack
+    again: Mapping[str, Any] | None = None
 
 
 _followed: dict[int, _Passes] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mega_pl.edits.change import Change, Operation, changed, check_alike, undone
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.conflicts import latest, shared_names, superseded, warn_of
 from mega_pl.edits.hub import Token, upload
+from mega_pl.edits.integrity import check_intact, digests_of
 from mega_pl.edits.request import EditCase, EditRequest
 from mega_pl.edits.routing import RoutedEdits, Router
 from mega_pl.edits.routing.guard import Guard
@@ -45,6 +47,7 @@ class EditBank:
             is steered.
         missed: The edits whose object the model did not write whole after the fit, with what it wrote instead.
         history: What has happened to the bank since its fit.
+        digests: SHA-256 of each edit's maps; computed where there are none.
     """
 
     requests: tuple[EditRequest, ...]
@@ -56,10 +59,15 @@ class EditBank:
     objects: tuple[tuple[int, ...], ...] = ()
     missed: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Change, ...] = ()
+    digests: tuple[str, ...] = ()
+    _intact: set[int] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.objects:
             object.__setattr__(self, "objects", ((),) * len(self.requests))
+        if not self.digests:
+            object.__setattr__(self, "digests", digests_of(self, range(len(self))))
+            self._intact.update(range(len(self)))
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -77,10 +85,27 @@ class EditBank:
         """The names of the edits."""
         return tuple(request.edit_id for request in self.requests)
 
-    @property
+    @cached_property
     def places(self) -> list[int]:
         """Where the maps of each edit begin."""
         return [0, *accumulate(len(ids) + 1 for ids in self.objects)][:-1]
+
+    def check_intact(self, *edit_ids: str) -> None:
+        """Refuse edits, all by default, whose maps are not what they were when they were written.
+
+        The maps of a bank that was read from files are looked at when their edit is first used; this is the way to do
+        it at once.
+
+        Raises:
+            KeyError: If the bank has no such edit.
+            ValueError: Naming the first edit whose maps are damaged or not finite.
+        """
+        self._check_intact([self.index(edit_id) for edit_id in edit_ids] if edit_ids else range(len(self)))
+
+    def _check_intact(self, edits: Iterable[int]) -> None:
+        new = sorted(set(edits) - self._intact)
+        check_intact(self, new)
+        self._intact.update(new)
 
     def index(self, edit_id: str) -> int:
         """Place of an edit.
@@ -258,16 +283,20 @@ class EditBank:
             yield use
 
     def _steer_on(self, backbone: Backbone) -> Steer:
-        """What moves a model's activations by the maps of the edits that its tokens get."""
-        maps = {site: of_site.cast(device=backbone.device) for site, of_site in self.maps.items()}
-        first = torch.tensor(self.places, device=backbone.device)
+        """What moves activations by the maps of the edits that tokens get; only these maps go to the model's device."""
+        first = torch.tensor(self.places)
 
         def steering(rows: Tensor, columns: Tensor, edits: Tensor, steps: Tensor) -> AbstractContextManager[None]:
-            index = first[edits] + steps
-            moves = {
-                site: lambda x, moved=of_site: moved.apply(x, index.to(x.device), self.strength)
-                for site, of_site in maps.items()
-            }
+            self._check_intact(edits.tolist())
+            index, place = torch.unique(first[edits.cpu()] + steps.cpu(), return_inverse=True)
+            moves = {}
+            for site, of_site in self.maps.items():
+                acting = of_site.select(index)
+
+                def move(x: Tensor, acting: Transports = acting) -> Tensor:
+                    return acting.cast(device=x.device).apply(x, place.to(x.device), self.strength)
+
+                moves[site] = move
             return steer_tokens(backbone.model, moves, rows, columns)
 
         return steering

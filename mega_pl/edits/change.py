@@ -49,6 +49,7 @@ def some(bank: EditBank, edits: Sequence[int]) -> EditBank:
         requests=tuple(bank.requests[edit] for edit in edits),
         objects=tuple(bank.objects[edit] for edit in edits),
         missed={name: bank.missed[name] for edit in edits if (name := bank.ids[edit]) in bank.missed},
+        digests=tuple(bank.digests[edit] for edit in edits),
         maps={site: maps.select(rows) for site, maps in bank.maps.items()},
         router=bank.router.select(edits),
     )
@@ -61,6 +62,7 @@ def both(bank: EditBank, other: EditBank) -> EditBank:
         requests=(*bank.requests, *other.requests),
         objects=(*bank.objects, *other.objects),
         missed={**bank.missed, **other.missed},
+        digests=(*bank.digests, *other.digests),
         maps={site: join([maps, other.maps[site]]) for site, maps in bank.maps.items()},
         router=bank.router.merge(other.router),
     )

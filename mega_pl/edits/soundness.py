@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mega_pl.backbone import Site
 from mega_pl.edits.change import Operation
+from mega_pl.edits.integrity import PARTS
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import RouterConfig
 from mega_pl.edits.routing.matcher import EVIDENCE
@@ -74,6 +75,8 @@ def check_part(part: Json, tensors: Tensors, config: Json) -> None:
     ids = [edit.get("edit_id") for edit in edits]
     if not edits or None in ids or len(set(ids)) != len(ids):
         raise ValueError("`edits` must hold edits of different ids, but one is missing or comes twice.")
+    if len(member(part, "digests", list[str])) != len(edits):
+        raise ValueError(f"`digests` must be one for each of {len(edits)} edits, but got {len(part['digests'])}.")
     if len(objects) != len(edits):
         raise ValueError(f"`objects` must be one for each of {len(edits)} edits, but got {len(objects)}.")
     _check_indices("objects", objects, config["backbone"]["vocab"])
@@ -85,9 +88,7 @@ def check_part(part: Json, tensors: Tensors, config: Json) -> None:
     if kind not in _ROUTERS:
         raise ValueError(f"`router.kind` of a bank must be one of {', '.join(_ROUTERS)}, but got {kind!r}.")
     known = _ROUTERS[kind](router, tensors, len(edits), config["backbone"]["vocab"])
-    known |= {
-        f"maps.{site}.{name}" for site in config["sites"] for name in ("mean", "shift", "basis", "matrix", "ranks")
-    }
+    known |= {f"maps.{site}.{name}" for site in config["sites"] for name in PARTS}
     if tensors.keys() != known:
         raise ValueError(f"there must be no other tensors, but got {_short(sorted(tensors.keys() ^ known))}.")
 
@@ -162,30 +163,32 @@ def _check_indices(name: str, groups: Sequence[Sequence[int]], count: int) -> No
 
 
 def _check_maps(name: str, tensors: Tensors, count: int, width: int) -> None:
-    """Refuse maps of an edit's site that are none, or not padded with zeros."""
-    basis = _tensor(tensors, f"{name}.basis", count, width, None)
-    rank = basis.shape[2]
-    for part, shape in (("mean", (width,)), ("shift", (width,)), ("matrix", (rank, rank))):
-        _tensor(tensors, f"{name}.{part}", count, *shape)
+    """Refuse tensors that are not of an edit's maps at a site, by their shapes; their values are not read."""
     ranks = _tensor(tensors, f"{name}.ranks", count, dtype=torch.int64)
-    if count and not 0 <= int(ranks.min()) <= int(ranks.max()) <= rank:
-        raise ValueError(f"`{name}.ranks` must lie in [0, {rank}], but got {int(ranks.min())} to {int(ranks.max())}.")
-    beyond = torch.arange(rank) >= ranks[:, None]
-    matrix = tensors[f"{name}.matrix"]
-    if basis.mT[beyond].any() or matrix[beyond].any() or matrix.mT[beyond].any():
-        raise ValueError(f"`{name}` must be padded with zeros, but is not.")
+    if count and not 0 <= int(ranks.min()) <= int(ranks.max()) <= width:
+        raise ValueError(f"`{name}.ranks` must lie in [0, {width}], but got {int(ranks.min())} to {int(ranks.max())}.")
+    rows, numbers = int(ranks.sum()), int(ranks.square().sum())
+    for part, shape in (("mean", (count, width)), ("shift", (count, width)), ("basis", (rows, width))):
+        _shaped(tensors, f"{name}.{part}", *shape)
+    _shaped(tensors, f"{name}.matrix", numbers)
 
 
 def _tensor(tensors: Tensors, name: str, *shape: int | None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A tensor of a shape, None for any size, and a dtype; finite."""
+    """A tensor of a shape and a dtype; finite."""
+    tensor = _shaped(tensors, name, *shape, dtype=dtype)
+    if not math.isfinite(float(tensor.abs().sum(dtype=torch.float64))):
+        raise ValueError(f"`{name}` must be finite, but is not.")
+    return tensor
+
+
+def _shaped(tensors: Tensors, name: str, *shape: int | None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor of a shape, None for any size, and a dtype."""
     if name not in tensors:
         raise ValueError(f"the tensor `{name}` must be there, but is missing.")
     tensor = tensors[name]
     fits = tensor.dim() == len(shape) and all(n in (None, size) for n, size in zip(shape, tensor.shape, strict=False))
     if tensor.dtype != dtype or not fits:
         raise ValueError(f"`{name}` must be {dtype} of {shape}, but got {tensor.dtype} of {tuple(tensor.shape)}.")
-    if not math.isfinite(float(tensor.abs().sum(dtype=torch.float64))):
-        raise ValueError(f"`{name}` must be finite, but is not.")
     return tensor
 
 

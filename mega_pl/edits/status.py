@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from mega_pl.functional import Transports
+
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
 
 
 def status(bank: EditBank) -> str:
     """A table in Markdown: a line about the whole, and a line an edit."""
-    row = sum(t[0].nbytes for of in bank.maps.values() for t in (of.mean, of.shift, of.basis, of.matrix, of.ranks))
+    rows = torch.stack([_bytes_of(maps) for maps in bank.maps.values()]).sum(0)
+    sizes = [int(part.sum()) for part in torch.split(rows, [len(ids) + 1 for ids in bank.objects])]
     router = sum(tensor.nbytes for tensor in bank.router.state()[1].values())
-    count = sum(len(ids) + 1 for ids in bank.objects)
     lines = [
         f"{len(bank)} edits of {bank.backbone['name'] or 'a model'} at {', '.join(map(str, bank.maps))}; "
-        f"maps {_size(count * row)}, {bank.router.kind} router {_size(router)}",
+        f"maps {_size(sum(sizes))}, {bank.router.kind} router {_size(router)}",
         f"history: {'; '.join(map(str, bank.history)) or 'as fitted'}",
         "",
         "| edit | prompt | before | after | maps | size | |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for request, ids in zip(bank.requests, bank.objects, strict=True):
+    for request, ids, size in zip(bank.requests, bank.objects, sizes, strict=True):
         cells = [request.edit_id, request.filled, request.target_true, request.target_new, str(len(ids) + 1)]
-        cells += [_size((len(ids) + 1) * row), "not whole" if request.edit_id in bank.missed else ""]
+        cells += [_size(size), "not whole" if request.edit_id in bank.missed else ""]
         lines.append(table_row(cells))
     return "\n".join(lines)
 
@@ -32,6 +37,12 @@ def status(bank: EditBank) -> str:
 def table_row(cells: Collection[str]) -> str:
     """A line of a Markdown table, whatever the cells hold."""
     return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _bytes_of(maps: Transports) -> Tensor:
+    """Bytes (E,) of each map, told from its rank."""
+    numbers = (2 + maps.ranks) * maps.mean.shape[1] + maps.ranks.square()
+    return numbers * maps.mean.element_size() + maps.ranks.element_size()
 
 
 def _size(count: float) -> str:

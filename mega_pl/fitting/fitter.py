@@ -220,6 +220,7 @@ def _edits(
         "maps": {site: stack([row[site] for row in rows]) for site in rows[0]},
         "objects": tuple(object_ids(backbone, r.filled, r.target_new, config) for r in requests),
         "missed": {},
+        "digests": (),
     }
 
 

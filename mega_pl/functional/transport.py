@@ -7,10 +7,10 @@ moves a batch whose rows belong to different edits. A map is solved in float64 a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +64,15 @@ class Transport:
 
 @dataclass(frozen=True, eq=False)
 class Transports:
-    """The maps of E edits in one set of tensors, padded with zeros to the largest rank.
+    """The maps of E edits, one behind the other in one set of tensors, without padding.
 
-    Padding moves nothing, so row n of `apply` equals `self[edit[n]]` on that row.
+    Row n of `apply` equals `self[edit[n]]` on that row. Tensors may be of a file that is read where it is touched.
 
     Args:
         mean: (E, D).
         shift: (E, D).
-        basis: (E, D, R), columns from `ranks[e]` on are zero.
-        matrix: (E, R, R), rows and columns from `ranks[e]` on are zero.
+        basis: (S, D), the directions of all maps, `ranks[e]` rows of edit e.
+        matrix: (Q,), the matrices of all maps, `ranks[e]`² numbers of edit e, row by row.
         ranks: Rank of each map, (E,), int64.
     """
 
@@ -87,9 +87,20 @@ class Transports:
 
     def __getitem__(self, index: int) -> Transport:
         rank = int(self.ranks[index])
-        return Transport(
-            self.mean[index], self.shift[index], self.basis[index, :, :rank], self.matrix[index, :rank, :rank]
-        )
+        rows, numbers = int(self._rows[index]), int(self._numbers[index])
+        basis = self.basis[rows : rows + rank].T
+        matrix = self.matrix[numbers : numbers + rank * rank].view(rank, rank)
+        return Transport(self.mean[index], self.shift[index], basis, matrix)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """Where the directions of each map begin, (E,)."""
+        return self.ranks.cumsum(0) - self.ranks
+
+    @cached_property
+    def _numbers(self) -> Tensor:
+        """Where the matrix of each map begins, (E,)."""
+        return self.ranks.square().cumsum(0) - self.ranks.square()
 
     def apply(self, x: Tensor, edit: Tensor, strength: float = 1.0) -> Tensor:
         """Moves each row by the map of its edit, in the wider of the two dtypes.
@@ -116,18 +127,32 @@ class Transports:
         if low < 0 or high >= len(self):
             raise ValueError(f"`edit` must lie in [0, {len(self) - 1}] for these maps, but got {low} to {high}.")
         wide = x.to(torch.promote_types(x.dtype, self.mean.dtype))
-        basis = self.basis[edit].to(wide)
-        inside = torch.bmm((wide - self.mean[edit]).unsqueeze(1), basis)
-        inside = torch.bmm(torch.bmm(inside, self.matrix[edit].to(wide)), basis.mT).squeeze(1)
-        return (wide + strength * (self.shift[edit] + inside)).to(x.dtype)
+        moved = self.shift[edit]
+        basis, matrix = self._padded(edit)
+        if basis.shape[1]:
+            inside = torch.bmm((wide - self.mean[edit]).unsqueeze(1), basis.to(wide).mT)
+            moved = moved + torch.bmm(torch.bmm(inside, matrix.to(wide)), basis.to(wide)).squeeze(1)
+        return (wide + strength * moved).to(x.dtype)
+
+    def _padded(self, edit: Tensor) -> tuple[Tensor, Tensor]:
+        """Directions (N, R, D) and matrices (N, R, R) of some maps, padded with zeros to the largest rank."""
+        ranks, widest = self.ranks[edit], int(self.ranks[edit].max())
+        place = torch.arange(widest, device=edit.device)
+        real = place < ranks[:, None]
+        rows = (self._rows[edit][:, None] + place).masked_fill(~real, 0)
+        numbers = self._numbers[edit][:, None, None] + place[:, None] * ranks[:, None, None] + place
+        both = real[:, :, None] & real[:, None, :]
+        if not widest:
+            return self.basis.new_zeros(len(edit), 0, self.mean.shape[1]), self.matrix.new_zeros(len(edit), 0, 0)
+        basis = self.basis[rows].masked_fill(~real[..., None], 0)
+        return basis, self.matrix[numbers.masked_fill(~both, 0)].masked_fill(~both, 0)
 
     def select(self, indices: Tensor | Sequence[int]) -> "Transports":
-        """Gives the maps at `indices`, in that order; the padding stays as wide as the largest rank left."""
+        """Gives the maps at `indices`, in that order; no others are touched."""
         index = torch.as_tensor(indices, dtype=torch.long, device=self.mean.device)
         ranks = self.ranks[index]
-        widest = int(ranks.max()) if len(ranks) else 0
-        basis, matrix = self.basis[:, :, :widest][index], self.matrix[:, :widest, :widest][index]
-        return Transports(self.mean[index], self.shift[index], basis, matrix, ranks)
+        rows, numbers = _ranges(self._rows[index], ranks), _ranges(self._numbers[index], ranks.square())
+        return Transports(self.mean[index], self.shift[index], self.basis[rows], self.matrix[numbers], ranks)
 
     def cast(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> "Transports":
         """Gives the same maps in another dtype or on another device; None keeps what they have."""
@@ -135,6 +160,13 @@ class Transports:
             t.to(device=device, dtype=dtype) for t in (self.mean, self.shift, self.basis, self.matrix)
         )
         return Transports(mean, shift, basis, matrix, self.ranks.to(device=device))
+
+
+def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    """The numbers from each start on, as many as its length, one range behind the other."""
+    ends = lengths.cumsum(0)
+    offsets = (starts - (ends - lengths)).repeat_interleave(lengths)
+    return offsets + torch.arange(len(offsets), device=starts.device)
 
 
 def stack(transports: Sequence[Transport]) -> Transports:
@@ -149,33 +181,21 @@ def stack(transports: Sequence[Transport]) -> Transports:
     if len(kinds) > 1:
         found = ", ".join(sorted(f"({width}, {dtype}, {device})" for width, dtype, device in kinds))
         raise ValueError(f"`transports` must share one width, dtype and device, but got {found}; cast them first.")
-    count, widest = len(transports), max(t.rank for t in transports)
-    first = transports[0].mean
-    basis = first.new_zeros(count, first.shape[0], widest)
-    matrix = first.new_zeros(count, widest, widest)
-    for index, transport in enumerate(transports):
-        basis[index, :, : transport.rank] = transport.basis
-        matrix[index, : transport.rank, : transport.rank] = transport.matrix
     return Transports(
         mean=torch.stack([t.mean for t in transports]),
         shift=torch.stack([t.shift for t in transports]),
-        basis=basis,
-        matrix=matrix,
-        ranks=torch.tensor([t.rank for t in transports], device=first.device),
+        basis=torch.cat([t.basis.T for t in transports]),
+        matrix=torch.cat([t.matrix.flatten() for t in transports]),
+        ranks=torch.tensor([t.rank for t in transports], device=transports[0].mean.device),
     )
 
 
 def join(parts: Sequence[Transports]) -> Transports:
-    """Puts the maps of several sets of one width, dtype and device one after the other, padded to the largest rank."""
-    widest = max(part.basis.shape[2] for part in parts)
-    wider = [widest - part.basis.shape[2] for part in parts]
-    return Transports(
-        mean=torch.cat([part.mean for part in parts]),
-        shift=torch.cat([part.shift for part in parts]),
-        basis=torch.cat([F.pad(part.basis, (0, more)) for part, more in zip(parts, wider, strict=True)]),
-        matrix=torch.cat([F.pad(part.matrix, (0, more, 0, more)) for part, more in zip(parts, wider, strict=True)]),
-        ranks=torch.cat([part.ranks for part in parts]),
+    """Puts the maps of several sets of one width, dtype and device one after the other."""
+    mean, shift, basis, matrix, ranks = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "shift", "basis", "matrix", "ranks")
     )
+    return Transports(mean, shift, basis, matrix, ranks)
 
 
 def fit_transport(

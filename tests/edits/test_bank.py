@@ -241,7 +241,9 @@ def test_hooks_are_gone_after_the_block_and_after_an_exception(backbone, tiny_ba
 def test_a_forward_pass_that_fails_leaves_no_steering_behind(backbone, tiny_bank):
     bank, encoded = tiny_bank(backbone), backbone.encode(ASKED)
     bare = logits(backbone, encoded)
-    wild = replace(bank, maps={site: replace(m, shift=m.shift * float("inf")) for site, m in bank.maps.items()})
+    wild = replace(
+        bank, maps={site: replace(m, shift=m.shift * float("inf")) for site, m in bank.maps.items()}, digests=()
+    )
     with wild.apply(backbone):
         armed = hook_count(backbone.model)
         with pytest.raises(FloatingPointError, match=r"steering resid_mid.1 must give finite values, but rows"):
@@ -376,11 +378,11 @@ def change_config(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("version", [1, 2, "3"])
+@pytest.mark.parametrize("version", [1, 3, "4"])
 def test_unknown_versions_are_refused(tiny_backbone, tiny_bank, tmp_path, version):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, format_version=version)
-    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 3, but got {version!r}"):
+    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 4, but got {version!r}"):
         EditBank.from_pretrained(folder)
 
 
@@ -405,7 +407,7 @@ def test_more_or_fewer_edits_than_maps_are_refused(tiny_backbone, tiny_bank, tmp
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     edits = json.loads((folder / "edit_config.json").read_text("utf-8"))["edits"]
     change_config(folder, edits=edits[1:], objects=[[], []])
-    with pytest.raises(ValueError, match=r"must belong together, but `maps\.resid_mid\.1\.basis` must be"):
+    with pytest.raises(ValueError, match=r"must belong together, but `.*` must be"):
         EditBank.from_pretrained(folder)
 
 

@@ -243,7 +243,8 @@ def test_stack_gives_its_maps_back_to_the_bit():
 def test_select_and_cast():
     transports = stack([fitted(seed=0, rank=5), fitted(seed=1, rank=2), fitted(seed=2, rank=9)])
     chosen = transports.select([1, 0])
-    assert chosen.basis.shape == (2, 24, 6)
+    assert chosen.ranks.tolist() == [transports.ranks[1], transports.ranks[0]]
+    assert chosen.basis.shape == (int(chosen.ranks.sum()), 24)
     x = clouds(24, 4, 2, seed=9)[0]
     edit = torch.tensor([0, 1, 1, 0])
     torch.testing.assert_close(chosen.apply(x, edit), transports.apply(x, 1 - edit), rtol=0, atol=1e-12)

@@ -46,11 +46,13 @@ class Prompts:
         backbone: The model, with no edit in force.
         inputs: Arguments of its forward pass, by name; ids and mask are (B, T).
         last: (B,) long, the index of each row's last real token.
+        logits: (B, V) of the bare model's next token, where they are known.
     """
 
     backbone: Backbone
     inputs: Mapping[str, Tensor]
     last: Tensor
+    logits: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.last)
@@ -63,6 +65,8 @@ class Prompts:
 
     def log_probs(self, rows: Sequence[int]) -> Tensor:
         """Log-probabilities (N, V) of the bare model's next token after some of the prompts, float32 on the CPU."""
+        if self.logits is not None:
+            return self.logits[torch.tensor(rows, device=self.logits.device)].float().log_softmax(-1).cpu()
         index = torch.tensor(rows, device=self.last.device)
         mask = self.inputs["attention_mask"][index]
         position = self.inputs.get("position_ids", (self.inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0))

@@ -135,7 +135,8 @@ class RoutedEdits:
         mask = mask[:, :width] * (torch.arange(width, device=mask.device) <= last[:, None])
         position = (mask.cumsum(-1) - 1).clamp(min=0)
         inputs = {"input_ids": ids[:, :width], "attention_mask": mask, "position_ids": position}
-        return self.router.route(Prompts(self.backbone, inputs, last), forced=self.forced)
+        logits = None if reading.text.logits is None else reading.text.logits[::copies]
+        return self.router.route(Prompts(self.backbone, inputs, last, logits), forced=self.forced)
 
 
 @dataclass(eq=False)

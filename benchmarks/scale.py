@@ -1,0 +1,178 @@
+"""A bank of many edits: opening it, routing among its edits, writing beside them, adding one, and what a fit costs.
+
+    OMP_NUM_THREADS=1 python benchmarks/scale.py --edits 10000
+    OMP_NUM_THREADS=1 python benchmarks/scale.py --edits 10000 --cost 100 3000
+
+Subjects are made up and the maps are random numbers of a given rank, because only their number counts here; the router
+is fitted on all edits. What uses the bank runs in a process of its own that opens it from disk; its memory counts from
+before the bank is opened. With ``--cost`` real fits of so many edits are timed, an edit.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from peak import peak, restart_peak
+
+from mega_pl import Backbone, EditBank, EditRequest, load
+from mega_pl.data.relations import relations
+from mega_pl.edits import ContentRouter, RouterConfig
+from mega_pl.edits.storage import write_text
+from mega_pl.fitting import EditFitter, FitConfig, PromptConfig, settings
+from mega_pl.functional import Transports
+
+SYLLABLES = ("ba", "dor", "en", "fi", "gal", "hu", "jo", "kar", "lim", "mo", "nez", "or", "pa", "qui", "ras", "tol")
+OBJECTS = ("Rome", "Oslo", "Lisbon", "Cairo", "Lima", "Delhi")
+TEMPLATES = {"P19": "{} was born in", "P20": "{} died in", "P937": "{} worked in"}
+MIB = 2**20
+
+
+def main(args: list[str] | None = None) -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="lab-gpt2", help="a lab model, a folder or a name on the hub")
+    parser.add_argument("--edits", type=int, default=10000)
+    parser.add_argument("--sites", type=int, default=4)
+    parser.add_argument("--rank", type=int, default=20)
+    parser.add_argument("--cost", type=int, nargs=2, help="two numbers of edits to fit for real")
+    parser.add_argument("--use", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args(args)
+    warnings.simplefilter("ignore")
+    if options.use is not None:
+        print(json.dumps(_use(load(options.model), options.use)))
+        return
+    backbone = load(options.model)
+    rows: list[tuple[str, str]] = []
+    with TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        bank = _made(backbone, options)
+        rows.append((f"router of {len(bank)} edits fitted, s", f"{time.perf_counter() - start:.1f}"))
+        bank.save_pretrained(folder)
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        rows.append(("disk an edit, kB", f"{size / len(bank) / 1000:.1f}"))
+        command = [sys.executable, __file__, options.model, "--use", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows += [(name, value) for name, value in json.loads(done.stdout.splitlines()[-1])]
+    if options.cost:
+        seconds = [_cost(backbone, count, options) for count in options.cost]
+        rows.append(
+            (f"fit an edit, {options.cost[0]} / {options.cost[1]} edits, s", " / ".join(f"{s:.3f}" for s in seconds))
+        )
+        rows.append(("cost an edit, many over few", f"{seconds[1] / seconds[0]:.2f}"))
+    lines = [
+        f"| {options.model}, {options.edits} edits, {options.sites} sites, rank {options.rank} | |",
+        "| --- | --- |",
+    ]
+    lines += [f"| {name} | {value} |" for name, value in rows]
+    print("\n".join(lines))
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.output, "\n".join(lines) + "\n")
+
+
+def requests_of(count: int) -> list[EditRequest]:
+    """Edits of made-up people."""
+    names = (f"{a}{b} {c}{d}".title() for a, b, c, d in itertools.product(SYLLABLES, repeat=4))
+    kinds = itertools.cycle(TEMPLATES.items())
+    objects = itertools.cycle(itertools.permutations(OBJECTS, 2))
+    return [
+        EditRequest(edit_id=str(i), prompt=template, subject=name, target_new=new, target_true=true, relation=relation)
+        for i, name, (relation, template), (new, true) in zip(range(count), names, kinds, objects, strict=False)
+    ]
+
+
+def _made(backbone: Backbone, options: argparse.Namespace) -> EditBank:
+    """A bank with random maps, whose router is fitted."""
+    requests, config = requests_of(options.edits), FitConfig()
+    draw, width, count = torch.Generator().manual_seed(0), backbone.width, options.edits
+    ranks = torch.full((count,), options.rank)
+
+    def maps() -> Transports:
+        small = (0.01 * torch.randn(size, generator=draw) for size in (count * width,) * 2)
+        mean, shift = (part.view(count, width) for part in small)
+        basis = torch.randn(count * options.rank, width, generator=draw) / width**0.5
+        return Transports(mean, shift, basis, 0.01 * torch.randn(count * options.rank**2, generator=draw), ranks)
+
+    return EditBank(
+        requests=tuple(requests),
+        maps={site: maps() for site in config.sites_of(backbone)[-options.sites :]},
+        router=ContentRouter.fit(backbone, requests, list(relations().values()), RouterConfig(ask_aliases=False)),
+        strength=1.0,
+        backbone={"name": backbone.name, "revision": None, **backbone.fingerprint},
+        settings=settings(backbone, replace(config, router=RouterConfig(ask_aliases=False))),
+    )
+
+
+def _use(backbone: Backbone, folder: Path) -> list[tuple[str, str]]:
+    """Open a bank and use it."""
+    torch.set_num_threads(1)
+    backbone.generate("Rain fell", max_new_tokens=2)
+    before = restart_peak()
+    start = time.perf_counter()
+    bank = EditBank.from_pretrained(folder)
+    opened = time.perf_counter() - start
+    prompts = [request.filled for request in bank.requests[:: len(bank) // 50]][:50]
+    with bank.apply(backbone) as use:
+        backbone.generate(prompts[0], max_new_tokens=1)  # what is made once
+        edited = [_first_token(backbone, prompt) for prompt in prompts]
+        fired = use.fired
+    bare = [_first_token(backbone, prompt) for prompt in prompts]
+    grown = peak() - before
+    speeds = [_decoding(backbone)]
+    with bank.apply(backbone):
+        speeds.append(_decoding(backbone))
+    more = requests_of(len(bank) + 1)[-1]
+    start = time.perf_counter()
+    larger = bank.add(backbone, [replace(more, phrasings=("{} comes from",))])
+    added = time.perf_counter() - start
+    return [
+        ("open, s", f"{opened:.2f}"),
+        (
+            "route one prompt on one core, ms beyond the bare prefill",
+            f"{1000 * (statistics.median(edited) - statistics.median(bare)):.1f}",
+        ),
+        ("the last prompt's edit", str(fired)),
+        ("peak memory beyond the model, MiB", f"{grown / MIB:.0f}"),
+        ("decoding beside the bank / bare", f"{speeds[0] / speeds[1]:.3f}"),
+        (f"add one to {len(bank)}, s", f"{added:.1f}" if len(larger) > len(bank) else "-"),
+    ]
+
+
+def _first_token(backbone: Backbone, prompt: str) -> float:
+    start = time.perf_counter()
+    backbone.generate(prompt, max_new_tokens=1)
+    return time.perf_counter() - start
+
+
+def _decoding(backbone: Backbone) -> float:
+    """Median seconds of 60 tokens that no edit answers."""
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        backbone.generate("It was a quiet morning in the village.", max_new_tokens=60, min_new_tokens=60)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _cost(backbone: Backbone, count: int, options: argparse.Namespace) -> float:
+    """Seconds an edit of a real fit, with few prompts an edit, bank and router included."""
+    sites = tuple(map(str, FitConfig().sites_of(backbone)[-options.sites :]))
+    fitter = EditFitter(backbone, FitConfig(sites=sites, prompts=PromptConfig(prefixes=3)))
+    start = time.perf_counter()
+    fitter.update(requests_of(count))
+    fitter.bank()
+    return (time.perf_counter() - start) / count
+
+
+if __name__ == "__main__":
+    main()
