@@ -13,3 +13,9 @@ def peak() -> int:
     """The largest size of the process since the last restart, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def anonymous() -> int:
+    """The size of the process now, without pages of files, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024

@@ -74,9 +74,8 @@ def speed(backbone: Backbone, bank: EditBank, options: argparse.Namespace, *, si
 def prefill(backbone: Backbone, bank: EditBank, options: argparse.Namespace) -> float:
     """Seconds to the first token of 32 prompts, edited over bare; half of them ask an edit's question."""
     asking = [f"{NEUTRAL} {request.filled}" for request in bank.requests]
-    prompts = [
-        (asking * 16)[i // 2] if i % 2 else f"{NEUTRAL} Rain fell on the roof of house {i}, and" for i in range(32)
-    ]
+    others = [f"{NEUTRAL} Rain fell on the roof of house {i}, and" for i in range(16)]
+    prompts = [prompt for pair in zip((asking * 16)[:16], others, strict=True) for prompt in pair]
 
     def first_token() -> float:
         start = time.perf_counter()

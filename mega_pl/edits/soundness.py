@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -130,12 +131,18 @@ def member(of: Any, name: str, kind: Any) -> Any:  # noqa: ANN401
 
 def check_record(value: Any, kind: type, name: str) -> None:  # noqa: ANN401
     """Refuse what does not give a dataclass its fields."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     if not isinstance(value, Mapping) or not value.keys() <= hints.keys():
         raise ValueError(f"`{name}` must hold the fields of {kind.__name__}, but got {_short(value)}.")
     for field in dataclasses.fields(kind):
         if field.name in value or field.default is dataclasses.MISSING:
             member(value, field.name, hints[field.name])
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
+    return get_type_hints(kind)
 
 
 def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401

@@ -140,7 +140,7 @@ class Scopes:
             words=words.union(*(self.matcher.words[relation] for relation in relations)),
         )
 
-    @property
+    @cached_property
     def subject_types(self) -> set[str]:
         """The types of the edits' subjects, as far as relations tell them."""
         return {kind for scope in self.edits for relation in scope.relations for kind in self.types[relation][0]}
