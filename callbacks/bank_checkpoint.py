@@ -7,6 +7,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+from ..errors import MegaValueError
 from ..fitting.checkpoint import BANK, SHARDS
 from ..fitting.shards import clear_shards, write_shard
 from ..module import MegaModule
@@ -26,7 +27,7 @@ class BankCheckpoint(ModelCheckpoint):
 
     def __init__(self, folder: str | None = None, every_n_batches: int = 1) -> None:
         if every_n_batches < 1:
-            raise ValueError(f"`every_n_batches` must be at least 1, but got {every_n_batches}.")
+            raise MegaValueError(f"`every_n_batches` must be at least 1, but got {every_n_batches}.")
         super().__init__(dirpath=folder, save_last=True, save_top_k=0)
         self.folder, self.every_n_batches = folder, every_n_batches
         self._lock: FileLock | None = None
@@ -107,7 +108,7 @@ class BankCheckpoint(ModelCheckpoint):
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise ValueError(
+            raise MegaValueError(
                 f"`folder` must belong to one run at a time, but another one is writing to {self.path}; wait for it, "
                 "or choose another folder."
             ) from None

@@ -8,6 +8,7 @@ import lightning as L
 
 from ..backbone import load
 from ..edits import EditBank, RoutedEdits
+from ..errors import MegaValueError
 
 
 class EditsInForce(L.Callback):
@@ -38,7 +39,7 @@ class EditsInForce(L.Callback):
             try:
                 parts.append(attrgetter(name)(pl_module))
             except AttributeError:
-                raise ValueError(
+                raise MegaValueError(
                     f"`EditsInForce` must be told where the module has its model and tokenizer, but "
                     f"{type(pl_module).__name__} has no {name!r}; give `model` and `tokenizer`."
                 ) from None

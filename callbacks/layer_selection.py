@@ -12,6 +12,7 @@ from ..attribution.selection import Selection, SelectionConfig, select
 from ..attribution.steering import edit_importance, steering_norms
 from ..data.datamodule import EditDataModule
 from ..editors.protocol import Editor
+from ..errors import MegaValueError
 from ..module import MegaModule
 
 
@@ -89,7 +90,7 @@ class AttributionLayerSelection(L.Callback):
         judged = {(request.subject, request.filled) for request in fitted.requests}
         for request in self.data.requests:
             if (request.subject, request.filled) in judged:
-                raise ValueError(
+                raise MegaValueError(
                     f"edits of the contrast must not be fitted too, but {request.edit_id!r} ({request.filled!r}) is; "
                     "take another split or other records."
                 )

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mega_pl.commands import attribute, compare, export, predict
 from mega_pl.commands.dry_run import rehearse_fit
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.jsonl import write_example
+from mega_pl.errors import MegaError, MegaValueError
 from mega_pl.module import MegaModule
 
 LOOPS = {
@@ -76,17 +77,19 @@ def _check_checkpoint(path: str | None) -> None:
     """Refuse a checkpoint that is not there, unless Lightning is to find it by a word or an address."""
     found_by_lightning = path is None or path in ("last", "best", "hpc") or ":" in path
     if not found_by_lightning and not Path(str(path)).is_file():
-        raise ValueError(f"`ckpt_path` must be a file, or last, best or hpc, but there is no {path!r}.")
+        raise MegaValueError(f"`ckpt_path` must be a file, or last, best or hpc, but there is no {path!r}.")
 
 
 def _seed(seed: int | bool | None) -> int:
     return 0 if isinstance(seed, bool) or seed is None else seed
 
 
-def _line(message: str) -> str:
-    """The rule that was broken, out of what the parser tells about every type that it tried."""
-    lines = [line.strip(" -") for line in message.splitlines()]
-    return next((line for line in lines if " must " in line), lines[0] if lines else "")
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised for; the parser wraps what a type has refused."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def _summary(command: Callable[..., None]) -> str:
@@ -138,11 +141,12 @@ def main(args: ArgsType = None) -> None:
             trainer_class=L.Trainer,
             args=words,
         )
-    except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {_line(str(error))}")
+    except (MegaError, ValueError) as error:
+        own = next((cause for cause in _causes(error) if isinstance(cause, MegaError)), error)
+        sys.exit(f"error: {' '.join(str(own).split())}")
     except OSError as error:
         place = f"{str(error.filename)!r} must be a place to read from or write to, but {error.strerror}."
-        sys.exit(f"error: {place if error.filename else _line(str(error))}")
+        sys.exit(f"error: {place if error.filename else ' '.join(str(error).split())}")
 
 
 def _run_verb(words: list[str], program: str) -> bool:
@@ -159,5 +163,5 @@ def _run_verb(words: list[str], program: str) -> bool:
         auto_cli(VERBS[verb], args=words[1:], as_positional=False, prog=f"{program} {verb}")
         return True
     if words and not verb.startswith("-") and verb not in LOOPS:
-        raise ValueError(f"the command must be one of {', '.join([*LOOPS, *VERBS])}, but got {verb!r}.")
+        raise MegaValueError(f"the command must be one of {', '.join([*LOOPS, *VERBS])}, but got {verb!r}.")
     return False

@@ -19,6 +19,7 @@ from mega_pl.backbone import Backbone
 from mega_pl.editors import Editor
 from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import Protocol
 from mega_pl.metrics import Score
 
@@ -92,7 +93,7 @@ def compare_editors(
         ValueError: If there is no case.
     """
     if not cases:
-        raise ValueError(f"`data` must hold at least one edit, but {name!r} has none.")
+        raise MegaValueError(f"`data` must hold at least one edit, but {name!r} has none.")
     bare: dict[str, list[Any]] = {}
     for protocol in tqdm(protocols, desc=f"{name}: bare model", dynamic_ncols=True):
         path = folder / _file(backbone, "bare", protocol, cases)

@@ -17,6 +17,7 @@ from mega_pl.backbone import Backbone, Site, load
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.data.sake import Test
 from mega_pl.edits import EditBank, EditRequest, RouterConfig
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import Mode, ask, predict, routing
 from mega_pl.fitting import EditFitter, FitConfig, FittedEdit, MapConfig, PromptConfig, RefineConfig, settings
 from mega_pl.fitting.checkpoint import fit_state, restore_fit
@@ -126,7 +127,7 @@ class MegaModule(L.LightningModule):
         """
         self.backbone.check_sites(sites)
         if self._fitter is not None and self._fitter.fitted and sorted(sites) != self.sites:
-            raise ValueError(
+            raise MegaValueError(
                 f"`sites` must be those of the edits fitted so far, {', '.join(map(str, self.sites))}, "
                 f"but got {', '.join(map(str, sites))}; start a new fit."
             )
@@ -142,7 +143,7 @@ class MegaModule(L.LightningModule):
         """
         precision = self.trainer.precision
         if precision != "32-true":
-            raise ValueError(
+            raise MegaValueError(
                 f"`precision` of the Trainer must be 32-true, but got {precision}; the backbone's is `dtype` of the "
                 "module, and maps are solved in float64."
             )
@@ -170,7 +171,7 @@ class MegaModule(L.LightningModule):
         """Fit some edits, those that are not fitted yet."""
         for request in batch:
             if request.edit_id in self._seen:
-                raise ValueError(f"edit ids must be unique in a fit, but {request.edit_id!r} comes twice.")
+                raise MegaValueError(f"edit ids must be unique in a fit, but {request.edit_id!r} comes twice.")
             self._seen.add(request.edit_id)
         self.unsaved += self.fitter.update(batch)
         optimizer = self.optimizers()
@@ -228,7 +229,7 @@ class MegaModule(L.LightningModule):
         tests = [test for test in batch if test.edit_id in self.bank.ids] if fitting else batch
         lacking = {test.edit_id for test in tests} - set(self.bank.ids) if "oracle" in self.modes else set()
         if lacking:
-            raise ValueError(
+            raise MegaValueError(
                 "tests must be of edits that the bank holds where `modes` have an oracle, but it lacks "
                 f"{min(lacking)!r}; fit it, or leave the oracle out."
             )

@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mega_pl"
 ROOMS = [
+    "errors",
     "functional",
     "backbone",
     "asking",

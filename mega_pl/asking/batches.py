@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from mega_pl.backbone import Backbone, Encoded, PaddingSide
+from mega_pl.errors import MegaValueError
 
 TOKENS = 4096
 """Tokens of a batch, padding included."""
@@ -38,7 +39,7 @@ def batches(
         ValueError: If ``tokens_per_batch`` is less than 1.
     """
     if tokens_per_batch < 1:
-        raise ValueError(f"`tokens_per_batch` must be 1 or more, but got {tokens_per_batch}.")
+        raise MegaValueError(f"`tokens_per_batch` must be 1 or more, but got {tokens_per_batch}.")
     places: dict[int, list[int]] = {}
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         places.setdefault(lengths[i], []).append(i)
@@ -144,7 +145,7 @@ def check_room(backbone: Backbone, prompts: Sequence[str], lengths: Sequence[int
     limit = position_limit(backbone)
     for prompt, length in zip(prompts, lengths, strict=True):
         if limit is not None and length > limit:
-            raise ValueError(
+            raise MegaValueError(
                 f"a prompt and {what} must have at most {limit} tokens together for this model, but got {length}: "
                 f"{prompt[:40]!r}..."
             )

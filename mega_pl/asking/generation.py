@@ -12,6 +12,7 @@ from mega_pl.asking.batches import TOKENS, check_room, in_batches, position_limi
 from mega_pl.asking.edited import BARE, Edited
 from mega_pl.asking.sampling import Sampling, TopKNoise
 from mega_pl.backbone import Backbone, Encoded
+from mega_pl.errors import MegaValueError
 
 NEW_TOKENS = 30
 """How far answers are written, as RippleEdits does (arXiv:2307.12976)."""
@@ -60,12 +61,12 @@ def continuations(
     budgets = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else list(new_tokens)
     seeds = [""] * len(prompts) if sampling is None else list(sampling.seeds)
     if not len(budgets) == len(seeds) == len(prompts):
-        raise ValueError(
+        raise MegaValueError(
             "`new_tokens` and the seeds must be given for each prompt, "
             f"but got {len(budgets)} and {len(seeds)} for {len(prompts)} prompts."
         )
     if any(budget < 1 for budget in budgets):
-        raise ValueError(f"`new_tokens` must be 1 or more, but got {min(budgets)}.")
+        raise MegaValueError(f"`new_tokens` must be 1 or more, but got {min(budgets)}.")
     wanted = [_Wish(edited.prompt(p), n, seed) for p, n, seed in zip(prompts, budgets, seeds, strict=True)]
     unique = list(dict.fromkeys(wanted))
     starts = token_counts(backbone, [wish.prompt for wish in unique])

@@ -11,6 +11,7 @@ from mega_pl.asking.batches import TOKENS, encoded_batches, in_batches, token_co
 from mega_pl.asking.edited import Edited
 from mega_pl.asking.teacher_forcing import answer_ids
 from mega_pl.backbone import Backbone
+from mega_pl.errors import MegaValueError
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def next_tokens(
         ValueError: If the lengths differ, an answer is blank or merges with its prompt, or a prompt is too long.
     """
     if len(prompts) != len(answers):
-        raise ValueError(f"`prompts` and `answers` must be equally long, but got {len(prompts)} and {len(answers)}.")
+        raise MegaValueError(
+            f"`prompts` and `answers` must be equally long, but got {len(prompts)} and {len(answers)}."
+        )
     asked = [edited.prompt(prompt) for prompt in prompts]
     pairs = [(prompt, answer) for prompt, group in zip(asked, answers, strict=True) for answer in group]
     firsts = iter(answer_ids(backbone, [p for p, _ in pairs], [a for _, a in pairs])[0])

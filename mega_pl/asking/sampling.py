@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from mega_pl.backbone import Backbone
+from mega_pl.errors import MegaValueError
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TopKNoise(LogitsProcessor):
 
     def __init__(self, seeds: Sequence[str], top_k: int) -> None:
         if top_k < 1:
-            raise ValueError(f"`top_k` must be 1 or more, but got {top_k}.")
+            raise MegaValueError(f"`top_k` must be 1 or more, but got {top_k}.")
         digests = [hashlib.sha256(seed.encode()).digest()[:7] for seed in seeds]
         self.generators = [torch.Generator().manual_seed(int.from_bytes(digest)) for digest in digests]
         self.top_k = top_k

@@ -10,6 +10,7 @@ import torch
 from mega_pl.asking.batches import TOKENS, check_room, encoded_ids, in_batches
 from mega_pl.asking.edited import BARE, Edited
 from mega_pl.backbone import Backbone, PaddingSide, prompt_lengths
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import joint
 
 
@@ -69,7 +70,9 @@ def teacher_forced(
         ValueError: If the lengths differ, an answer is blank or merges with its prompt, or a text is too long.
     """
     if len(prompts) != len(answers):
-        raise ValueError(f"`prompts` and `answers` must be equally long, but got {len(prompts)} and {len(answers)}.")
+        raise MegaValueError(
+            f"`prompts` and `answers` must be equally long, but got {len(prompts)} and {len(answers)}."
+        )
     asked = [edited.prompt(prompt) for prompt in prompts]
     ids, lengths = answer_ids(backbone, asked, answers)
     check_room(backbone, asked, [start + len(own) for start, own in zip(lengths, ids, strict=True)], "its answer")

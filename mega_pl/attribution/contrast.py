@@ -19,6 +19,7 @@ from mega_pl.attribution.layers import LayerImportance, layer_importance
 from mega_pl.backbone import Backbone
 from mega_pl.editors.protocol import Editor
 from mega_pl.edits import EditCase
+from mega_pl.errors import MegaValueError
 
 Criterion = Literal["argmax", "probability"]
 """When an edit took at a prompt: its new object's token is the likeliest of all, or likelier than the true one's."""
@@ -116,9 +117,9 @@ def changes_by(
         ValueError: If there is no case, the criterion is unknown, or one object begins with all of the other.
     """
     if not cases:
-        raise ValueError("`cases` must hold at least one edit, but got none.")
+        raise MegaValueError("`cases` must hold at least one edit, but got none.")
     if criterion not in get_args(Criterion):
-        raise ValueError(f"`criterion` must be one of {', '.join(get_args(Criterion))}, but got {criterion!r}.")
+        raise MegaValueError(f"`criterion` must be one of {', '.join(get_args(Criterion))}, but got {criterion!r}.")
     edits: list[str] = []
     success, layers, total, readout = [], [], [], []
     for case in tqdm(cases, desc=f"changes by {editor.name}", unit="edit", dynamic_ncols=True):
@@ -165,7 +166,7 @@ def contrast_of(
     kept = [one for one in of_editors if min(counts[one.editor]) >= least]
     if not kept:
         told = ", ".join(f"{name} {won} and {lost}" for name, (won, lost) in counts.items())
-        raise ValueError(
+        raise MegaValueError(
             f"an editor must have at least {least} successes and failures to be contrasted, but got {told}; "
             "take more edits, a harder criterion, or other editors."
         )
@@ -219,7 +220,7 @@ def _first_difference(backbone: Backbone, prompt: str, case: EditCase) -> tuple[
         if pair[0] != pair[1]:
             shared = str(backbone.tokenizer.decode(new[:i])).strip()
             return f"{prompt} {shared}" if shared else prompt, pair
-    raise ValueError(
+    raise MegaValueError(
         f"an object must not begin with all of the other, but those of edit {request.edit_id!r} are "
         f"{request.target_new!r} and {request.target_true!r}."
     )

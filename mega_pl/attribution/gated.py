@@ -18,6 +18,7 @@ from torch.nn import functional
 from mega_pl.backbone import Backbone, Encoded, PaddingSide
 from mega_pl.backbone.anatomy import neuron_keys
 from mega_pl.backbone.observation import Gates, observe_gates
+from mega_pl.errors import MegaValueError
 
 SIGN_CLASSES = ("gate+ input+", "gate+ input-", "gate- input+", "gate- input-")
 """Names of the classes; zero counts as positive."""
@@ -147,7 +148,7 @@ def class_frequencies(
         ValueError: if there is no text, an option is out of range, the model lacks a neuron, or they have no gate.
     """
     if not batch_size > 0 or examples < 0 or context < 0:
-        raise ValueError(
+        raise MegaValueError(
             "`batch_size` must be above 0, and `examples` and `context` 0 or more, "
             f"but got {batch_size}, {examples} and {context}."
         )
@@ -157,7 +158,7 @@ def class_frequencies(
         encoded = backbone.encode(batch, "right")
         tally.update(observe_gates(backbone, encoded, index), encoded)
     if not tally.counts.any():
-        raise ValueError("`texts` must hold at least one text, but got none.")
+        raise MegaValueError("`texts` must hold at least one text, but got none.")
     return ClassFrequencies(tally.counts, tally.examples(backbone))
 
 
@@ -172,7 +173,7 @@ def compare_classes(before: Gating, after: Gating) -> ClassChange:
         ValueError: if they differ in shape.
     """
     if before.classes.shape != after.classes.shape:
-        raise ValueError(
+        raise MegaValueError(
             "`before` and `after` must hold the same prompts and neurons, but got "
             f"{tuple(before.classes.shape)} and {tuple(after.classes.shape)}."
         )
@@ -243,7 +244,7 @@ def _checked(backbone: Backbone, neurons: Sequence[Neuron]) -> Tensor:
     size = len(neuron_keys(backbone.model, 0))
     ok = [0 <= layer < backbone.n_layers and 0 <= neuron < size for layer, neuron in neurons]
     if not ok or not all(ok):
-        raise ValueError(
+        raise MegaValueError(
             f"`neurons` must name layers in [0, {backbone.n_layers - 1}] and neurons in [0, {size - 1}], "
             f"but got {list(neurons)}."
         )

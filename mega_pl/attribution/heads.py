@@ -12,6 +12,7 @@ from mega_pl.attribution.layers import LayerImportance, Targets, asked, layers_f
 from mega_pl.backbone import Backbone, PaddingSide
 from mega_pl.backbone.anatomy import head_rows, head_shape, projection_bias
 from mega_pl.backbone.observation import observe_parts, observe_paths
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.importance import Expansion, log_probabilities
 
 Head = tuple[int, int]
@@ -137,7 +138,7 @@ def chosen_heads(backbone: Backbone, heads: Sequence[Head] | None) -> Tensor:
     every = [(layer, head) for layer in range(layers) for head in range(count)]
     chosen = every if heads is None else [tuple(head) for head in heads]
     if not chosen or not set(chosen) <= set(every):
-        raise ValueError(
+        raise MegaValueError(
             f"`heads` must name layers in [0, {layers - 1}] and heads in [0, {count - 1}], but got {heads}."
         )
     return torch.tensor(chosen, device=backbone.model.get_output_embeddings().weight.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mega_pl.backbone import Backbone, Encoded, PaddingSide
 from mega_pl.backbone.anatomy import read_out
 from mega_pl.backbone.observation import Stream, observe_stream
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.importance import ReadOut, log_probabilities
 
 Targets = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -117,12 +118,12 @@ def asked(
     ids = torch.as_tensor(targets, device=unembedding.device)
     ids = ids[:, None] if ids.dim() == 1 else ids
     if ids.dtype != torch.long or ids.dim() != 2 or len(ids) != len(prompts) or ids.numel() == 0:
-        raise ValueError(
+        raise MegaValueError(
             f"`targets` must hold as many token ids, at least one, for each of the {len(prompts)} prompts, "
             f"but got {str(ids.dtype).removeprefix('torch.')} of shape {tuple(ids.shape)}."
         )
     if int(ids.min()) < 0 or int(ids.max()) >= len(unembedding):
-        raise ValueError(
+        raise MegaValueError(
             f"`targets` must lie in [0, {len(unembedding) - 1}] for this model, "
             f"but got {int(ids.min())} to {int(ids.max())}."
         )
@@ -138,7 +139,7 @@ def read_outs(
         ValueError: if `scale` does not hold a positive number for each prompt.
     """
     if scale is not None and (scale.shape != stream.final.shape[:1] or not bool((scale > 0).all())):
-        raise ValueError(f"`scale` must hold a positive number for each prompt, but got {scale.tolist()}.")
+        raise MegaValueError(f"`scale` must hold a positive number for each prompt, but got {scale.tolist()}.")
     return [
         read_out(
             backbone.model,

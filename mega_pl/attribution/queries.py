@@ -20,6 +20,7 @@ from mega_pl.attribution.top import TopAttentionNeurons, TopNeurons
 from mega_pl.backbone import Backbone, PaddingSide
 from mega_pl.backbone.anatomy import NeuronSide, head_keys, head_shape, neuron_keys, neuron_rows
 from mega_pl.backbone.observation import History, observe_history
+from mega_pl.errors import MegaValueError
 
 Values = TopAttentionNeurons | TopNeurons
 """The value neurons whose activation is explained."""
@@ -154,7 +155,7 @@ def _explain(
 ) -> tuple[list[_Explained], History]:
     """Give the value neurons of each prompt and target, target after target, and what the layers wrote."""
     if len(values.layer) != len(prompts) or not 0 <= guard < 1:
-        raise ValueError(
+        raise MegaValueError(
             "`values` must be of as many prompts as `prompts`, and `guard` lie in [0, 1), "
             f"but got {len(values.layer)}, {len(prompts)} and {guard}."
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.attribution.contrast import Contrast
+from mega_pl.errors import MegaValueError
 
 
 def layer_scores(contrast: Contrast, *, suppression: float = 1.0) -> Tensor:
@@ -45,9 +46,9 @@ def pick_layers(
     """
     low, high = window
     if not 0 <= low <= high <= 1:
-        raise ValueError(f"`window` must be two fractions in order, but got {window}.")
+        raise MegaValueError(f"`window` must be two fractions in order, but got {window}.")
     if number < 1 or spacing < 1:
-        raise ValueError(f"`number` and `spacing` must be at least 1, but got {number} and {spacing}.")
+        raise MegaValueError(f"`number` and `spacing` must be at least 1, but got {number} and {spacing}.")
     last = max(1, len(scores) - 1)
     inside = range(math.ceil(low * last - 1e-9), math.floor(high * last + 1e-9) + 1)
     taken: list[int] = []
@@ -55,7 +56,7 @@ def pick_layers(
         if layer in inside and len(taken) < number and all(abs(layer - other) >= spacing for other in taken):
             taken.append(layer)
     if len(taken) < number:
-        raise ValueError(
+        raise MegaValueError(
             f"`window` {window} must hold {number} layers {spacing} apart, but holds {len(taken)} of {len(scores)}; "
             "widen it, or take fewer layers or a smaller spacing."
         )

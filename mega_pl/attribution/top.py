@@ -20,6 +20,7 @@ from mega_pl.attribution.layers import Targets, asked, read_outs
 from mega_pl.backbone import Backbone, PaddingSide
 from mega_pl.backbone.anatomy import head_rows, neuron_rows
 from mega_pl.backbone.observation import observe_parts, observe_paths
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.importance import Expansion, ReadOut, Spread, certified_top, lower_bounds
 
 End = Literal["positive", "negative"]
@@ -228,4 +229,4 @@ def _found(
 
 def _check_end(end: str) -> None:
     if end not in get_args(End):
-        raise ValueError(f"`end` must be one of {', '.join(get_args(End))}, but got {end!r}.")
+        raise MegaValueError(f"`end` must be one of {', '.join(get_args(End))}, but got {end!r}.")

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mega_pl.backbone.layout import blocks, layout_of, text_config
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.importance import ReadOut
 
 NeuronSide = Literal["gate", "input", "output"]
@@ -39,7 +40,7 @@ def check_components(model: PreTrainedModel) -> None:
             architecture's heads or neurons cannot be told apart.
     """
     if not has_components(model):
-        raise ValueError(
+        raise MegaValueError(
             "the model must add what heads and neurons write to the stream as it is, attention first, but got "
             f"{model.config.model_type!r}; use the layer level."
         )
@@ -52,7 +53,7 @@ def check_read_out(model: PreTrainedModel) -> None:
         ValueError: if the unembedding adds a bias, which no vector in the stream could have written.
     """
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
-        raise ValueError(
+        raise MegaValueError(
             f"the model must have an unembedding without a bias, but that of {model.config.model_type!r} adds one; "
             "give the sites yourself."
         )
@@ -141,7 +142,7 @@ def projection_bias(model: PreTrainedModel, layer: int, part: Literal["attention
 def _part(model: PreTrainedModel, layer: int, path: str) -> nn.Linear | Conv1D:
     module = blocks(model)[layer].get_submodule(path)
     if not isinstance(module, nn.Linear | Conv1D) or not module.weight.is_floating_point():
-        raise ValueError(
+        raise MegaValueError(
             f"`{path}` must be a linear module with floating-point weights, but got {type(module).__name__}; "
             "load the model without quantisation and adapters."
         )

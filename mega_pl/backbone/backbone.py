@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from mega_pl.backbone.layout import blocks, check_sites, layout_of, text_config
 from mega_pl.backbone.reading import prompt_lengths
 from mega_pl.backbone.sites import Site, SiteKind
+from mega_pl.errors import MegaTypeError, MegaValueError
 from mega_pl.functional.text import joint
 
 Dtype = Literal["float32", "float16", "bfloat16", "auto"]
@@ -87,12 +88,12 @@ class Backbone:
         self._check_mode()
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
-                raise ValueError("the tokenizer must have a pad or an end-of-sequence token, but got neither.")
+                raise MegaValueError("the tokenizer must have a pad or an end-of-sequence token, but got neither.")
             self.tokenizer.pad_token = tokenizer.eos_token
         probe = self._ids(_PROBE)
         decoded = self.tokenizer.decode(probe, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if decoded != _PROBE:
-            raise ValueError(f"the tokenizer must give back {_PROBE!r} after a round trip, but got {decoded!r}.")
+            raise MegaValueError(f"the tokenizer must give back {_PROBE!r} after a round trip, but got {decoded!r}.")
         self.prepends_bos = probe[0] == tokenizer.bos_token_id
 
     def __repr__(self) -> str:
@@ -182,11 +183,11 @@ class Backbone:
             TypeError: if a single text is given.
         """
         if isinstance(prompts, str):
-            raise TypeError("`prompts` must be a sequence of texts, but got a single text; put it into a list.")
+            raise MegaTypeError("`prompts` must be a sequence of texts, but got a single text; put it into a list.")
         if padding_side not in get_args(PaddingSide):
-            raise ValueError(f"`padding_side` must be left or right, but got {padding_side!r}.")
+            raise MegaValueError(f"`padding_side` must be left or right, but got {padding_side!r}.")
         if not prompts:
-            raise ValueError("`prompts` must hold at least one text, but got none.")
+            raise MegaValueError("`prompts` must hold at least one text, but got none.")
         self._check_mode()
         ids = self.tokenizer(list(prompts))["input_ids"]
         self._check_lengths(prompts, [len(row) for row in ids])
@@ -230,9 +231,9 @@ class Backbone:
         """
         for name, texts in (("prompts", prompts), ("continuations", continuations)):
             if isinstance(texts, str):
-                raise TypeError(f"`{name}` must be a sequence of texts, but got a single text; put it into a list.")
+                raise MegaTypeError(f"`{name}` must be a sequence of texts, but got a single text; put it into a list.")
         if len(prompts) != len(continuations) or not prompts:
-            raise ValueError(
+            raise MegaValueError(
                 "`prompts` and `continuations` must be equally many texts, at least one, but got "
                 f"{len(prompts)} and {len(continuations)}."
             )
@@ -243,7 +244,7 @@ class Backbone:
         self._check_lengths(texts, [len(whole) for whole in wholes])
         for prompt, text, start, whole in zip(prompts, continuations, starts, wholes, strict=True):
             if len(whole) <= len(start) or whole[: len(start)] != start:
-                raise ValueError(
+                raise MegaValueError(
                     f"a continuation must add tokens to its prompt, but {text!r} adds none to {prompt[-40:]!r} or "
                     "merges with it; end the prompt at a word, and begin the continuation with the space."
                 )
@@ -271,10 +272,10 @@ class Backbone:
             ValueError: if the answer is empty, or the prompt's ids are not the first ids of the whole.
         """
         if not answer.strip():
-            raise ValueError(f"`answer` must not be empty, but got {answer!r}.")
+            raise MegaValueError(f"`answer` must not be empty, but got {answer!r}.")
         before, whole = self._ids(prompt), self._ids(f"{prompt}{joint(prompt)}{answer}")
         if whole[: len(before)] != before:
-            raise ValueError(
+            raise MegaValueError(
                 f"the ids of `prompt` must be a prefix of the ids with its answer, but {prompt!r} and {answer!r} "
                 "merge; end the prompt at a word."
             )
@@ -320,7 +321,7 @@ class Backbone:
         """
         for name, usual in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
             if options.get(name, usual) != usual:
-                raise ValueError(
+                raise MegaValueError(
                     f"each text must get one continuation, but got `{name}` {options[name]}; use `model.generate`."
                 )
         encoded = self.encode([texts] if isinstance(texts, str) else texts, "left")
@@ -329,7 +330,7 @@ class Backbone:
             int(encoded.attention_mask.sum(-1).max()),
         )
         if limit is not None and longest + max_new_tokens > limit:
-            raise ValueError(
+            raise MegaValueError(
                 f"`max_new_tokens` must be at most {limit - longest} after these texts for a model of {limit} tokens, "
                 f"but got {max_new_tokens}; take fewer."
             )
@@ -362,7 +363,9 @@ class Backbone:
 
     def _check_mode(self) -> None:
         if self.model.training:
-            raise ValueError("the model must be in evaluation mode, but got one in training mode; call `model.eval()`.")
+            raise MegaValueError(
+                "the model must be in evaluation mode, but got one in training mode; call `model.eval()`."
+            )
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text)["input_ids"])
@@ -371,9 +374,9 @@ class Backbone:
         limit = getattr(self.config, "max_position_embeddings", None)
         for prompt, length in zip(prompts, lengths, strict=True):
             if length == 0:
-                raise ValueError(f"a prompt must have at least one token, but got {prompt!r}.")
+                raise MegaValueError(f"a prompt must have at least one token, but got {prompt!r}.")
             if limit is not None and length > limit:
-                raise ValueError(
+                raise MegaValueError(
                     f"a prompt must have at most {limit} tokens for this model, but got {length}: {prompt[:40]!r}..."
                 )
 
@@ -408,7 +411,7 @@ def _unwrapped(model: PreTrainedModel) -> PreTrainedModel:
         return model
     virtual = next((name for name, config in adapters.items() if config.is_prompt_learning), None)
     if virtual is not None:
-        raise ValueError(
+        raise MegaValueError(
             f"the model's adapters must leave the text as it is, but {virtual!r} puts virtual tokens before it; "
             "edit the model without it."
         )

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from mega_pl.backbone.layout import blocks, check_sites, layout_of
 from mega_pl.backbone.sites import Site
+from mega_pl.errors import MegaNumericError, MegaRuntimeError, MegaValueError
 
 compiler_config.skip_nnmodule_hook_guards = False
 """By default a compiler passes over hooks that come after it, and over those that it is told to leave as they are."""
@@ -135,7 +136,7 @@ def steer_tokens(
         yield
     lost = sorted(set(edits) - reached)
     if lost:
-        raise RuntimeError(
+        raise MegaRuntimeError(
             f"a steered pass must run the hooks at {lost[0]}, but it did not: the model was compiled before the edits "
             "were put on; compile it afterwards, or call `torch.compiler.reset()`."
         )
@@ -191,11 +192,11 @@ class _Where:
     def checked(cls, positions: Tensor | None, rows: Tensor | None) -> _Where:
         for name, index in (("positions", positions), ("rows", rows)):
             if index is not None and (index.dtype != torch.long or index.dim() != 1):
-                raise ValueError(f"`{name}` must be a long tensor of one dimension, but got {_described(index)}.")
+                raise MegaValueError(f"`{name}` must be a long tensor of one dimension, but got {_described(index)}.")
             if index is not None and index.numel() and int(index.min()) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, but got {int(index.min())}.")
+                raise MegaValueError(f"`{name}` must be 0 or more, but got {int(index.min())}.")
         if rows is not None and len(set(rows.tolist())) != len(rows):
-            raise ValueError(f"`rows` must not repeat a row, but got {rows.tolist()}.")
+            raise MegaValueError(f"`rows` must not repeat a row, but got {rows.tolist()}.")
         last = int(positions.max()) if positions is not None and positions.numel() else 0
         return cls(positions, rows, last)
 
@@ -204,16 +205,16 @@ class _Where:
         batch, tokens, device = values.shape[0], values.shape[1], values.device
         rows = torch.arange(batch, device=device) if self.rows is None else self.rows.to(device)
         if self.rows is not None and int(self.rows.max()) >= batch:
-            raise ValueError(f"`rows` must lie in [0, {batch - 1}] for this batch, but got {int(self.rows.max())}.")
+            raise MegaValueError(f"`rows` must lie in [0, {batch - 1}] for this batch, but got {int(self.rows.max())}.")
         if self.positions is None:
             return (rows,)
         if len(self.positions) != batch:
-            raise ValueError(
+            raise MegaValueError(
                 f"`positions` must hold one index for each of the {batch} rows of the batch, "
                 f"but got {len(self.positions)}."
             )
         if self.last >= tokens:
-            raise ValueError(
+            raise MegaValueError(
                 f"`positions` must lie in [0, {tokens - 1}] for this forward pass, but got {self.last}; "
                 "in a cached generation arm the hooks for the prefill only."
             )
@@ -228,7 +229,7 @@ def _writer(site: Site, function: Steering, where: _Where | _Places, scale: floa
         value = added if before is None else before[index] + added
         steered = function(value.flatten(0, -2))
         if steered.shape != value.flatten(0, -2).shape:
-            raise ValueError(
+            raise MegaValueError(
                 f"an edit must keep the shape {tuple(value.flatten(0, -2).shape)} at {site}, "
                 f"but returned {tuple(steered.shape)}."
             )
@@ -251,7 +252,7 @@ def _scaled(values: Tensor, scale: float) -> Tensor:
 def _check_finite(steered: Tensor, site: Site, rows: Tensor) -> None:
     finite = steered.isfinite().flatten(1).all(1)
     if not finite.all():
-        raise FloatingPointError(
+        raise MegaNumericError(
             f"steering {site} must give finite values, but rows {rows[~finite].tolist()} of the batch are not; "
             "use a smaller strength or a wider dtype."
         )

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from mega_pl.backbone.sites import SITE_KINDS, Site, SiteKind
+from mega_pl.errors import MegaValueError
 
 Role = Literal["mlp_out", "attn_proj", "value", "mlp_proj"]
 """What a single module does in some families, and none or several in others."""
@@ -76,7 +77,7 @@ class Layout:
         """
         path: str | None = getattr(self, role)
         if path is None:
-            raise ValueError(
+            raise MegaValueError(
                 f"the model must have one module a block that is its `{role}`, but got an architecture that has none; "
                 "use another method, or the layer level of attribution."
             )
@@ -202,13 +203,13 @@ _GPT_NEOX = Layout(
 
 def _opt(config: PreTrainedConfig) -> Layout:
     if not config.do_layer_norm_before or config._remove_final_layer_norm:
-        raise ValueError("an OPT model must have its norms before attention and MLP, but this one has them after.")
+        raise MegaValueError("an OPT model must have its norms before attention and MLP, but this one has them after.")
     return _OPT
 
 
 def _bloom(config: PreTrainedConfig) -> Layout:
     if config.apply_residual_connection_post_layernorm or (config.slow_but_exact and config.pretraining_tp > 1):
-        raise ValueError(
+        raise MegaValueError(
             "a BLOOM model must add to the stream itself and in one product, but got "
             f"`apply_residual_connection_post_layernorm` {config.apply_residual_connection_post_layernorm} and "
             f"`slow_but_exact` {config.slow_but_exact}."
@@ -282,7 +283,7 @@ def layout_of_config(config: PreTrainedConfig) -> Layout:
     """
     model_type = config.model_type
     if model_type not in _LAYOUTS:
-        raise ValueError(f"`model_type` must be one of {', '.join(_LAYOUTS)}, but got {model_type!r}.")
+        raise MegaValueError(f"`model_type` must be one of {', '.join(_LAYOUTS)}, but got {model_type!r}.")
     layout = _LAYOUTS[model_type]
     return layout if isinstance(layout, Layout) else layout(config)
 
@@ -306,6 +307,6 @@ def check_sites(model: PreTrainedModel, sites: Iterable[Site]) -> None:
     last, kinds = len(blocks(model)) - 1, layout_of(model).site_kinds
     for site in sites:
         if site.layer > last:
-            raise ValueError(f"`layers` must lie in [0, {last}] for this model, but got {site.layer}.")
+            raise MegaValueError(f"`layers` must lie in [0, {last}] for this model, but got {site.layer}.")
         if site.kind not in kinds:
-            raise ValueError(f"`sites` must be of a kind that this model has, {', '.join(kinds)}, but got {site}.")
+            raise MegaValueError(f"`sites` must be of a kind that this model has, {', '.join(kinds)}, but got {site}.")

@@ -23,6 +23,7 @@ from transformers import (
 
 from mega_pl.backbone.backbone import Backbone, Dtype
 from mega_pl.backbone.layout import layout_of_config
+from mega_pl.errors import MegaValueError
 
 LAB_MODELS = {"lab-gpt2": "gpt2", "lab-llama": "llama"}
 """The folders of the lab's models by their names."""
@@ -59,10 +60,12 @@ def load(
     """
     if not isinstance(model, str | Path):
         if (revision, dtype, device_map, attn_implementation) != (None, "float32", None, None):
-            raise ValueError("a model of your own must come without options of loading, but got some; set them on it.")
+            raise MegaValueError(
+                "a model of your own must come without options of loading, but got some; set them on it."
+            )
         return _own(model, tokenizer)
     if tokenizer is not None:
-        raise ValueError(f"`tokenizer` must come with a model of your own, but got the name {str(model)!r}.")
+        raise MegaValueError(f"`tokenizer` must come with a model of your own, but got the name {str(model)!r}.")
     source = _Source.of(str(model), revision)
     with _refusing(str(model), dtype):
         layout_of_config(source.config())
@@ -141,7 +144,7 @@ class _Source:
             return cls(given, given, None, revision)
         missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
         if missing:
-            raise ValueError(
+            raise MegaValueError(
                 "a GGUF file must be read with the packages gguf and accelerate, but there is no "
                 f"{' and no '.join(missing)}; run `pip install {' '.join(missing)}`."
             )
@@ -173,14 +176,18 @@ class _Source:
 def _own(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Backbone:
     """A backbone of the caller's own model and tokenizer, which keep their state."""
     if hasattr(model, "get_base_model"):
-        raise ValueError(
+        raise MegaValueError(
             f"`model` must be a model without adapters, but got {type(model).__name__}; pass "
             "`model.merge_and_unload()`, or `model.get_base_model()` to leave them out."
         )
     if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"`model` must be a name, a path or a model of transformers, but got {type(model).__name__}.")
+        raise MegaValueError(
+            f"`model` must be a name, a path or a model of transformers, but got {type(model).__name__}."
+        )
     if tokenizer is None:
-        raise ValueError("`tokenizer` must come with a model of your own, but got none; call `load(model, tokenizer)`.")
+        raise MegaValueError(
+            "`tokenizer` must come with a model of your own, but got none; call `load(model, tokenizer)`."
+        )
     origin = str(model.config._name_or_path or "")
     return Backbone(model, tokenizer, name=_portable(origin, origin))
 
@@ -205,12 +212,12 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
 def _refusing(given: str, dtype: str) -> Iterator[None]:
     """Make one line of whatever keeps a model from loading."""
     if dtype not in get_args(Dtype):
-        raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {dtype!r}.")
+        raise MegaValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {dtype!r}.")
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise MegaValueError(
             f"`model` must be a lab model, a hub name, a folder or a GGUF file that loads with these options, but got "
             f"{given!r}: {reason}"
         ) from error

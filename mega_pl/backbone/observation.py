@@ -15,6 +15,7 @@ from mega_pl.backbone.anatomy import check_components, head_shape
 from mega_pl.backbone.backbone import Backbone, Encoded
 from mega_pl.backbone.layout import Layout
 from mega_pl.backbone.taps import Tap, run, run_all, shown_attention, wide
+from mega_pl.errors import MegaValueError
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +203,7 @@ def observe_gates(backbone: Backbone, encoded: Encoded, neurons: Tensor) -> Gate
     layout, layer = backbone.layout, neurons[:, 0]
     if len(layout.mlp_in) != 2:
         name = backbone.model.config.model_type
-        raise ValueError(f"the model's neurons must have a gate, but those of {name!r} have none.")
+        raise MegaValueError(f"the model's neurons must have a gate, but those of {name!r} have none.")
     gate, multiplied = layout.mlp_in
     taps: dict[tuple[str, int], Tap] = {}
     for one in set(layer.tolist()):

@@ -27,6 +27,7 @@ from transformers.cache_utils import DynamicLayer
 
 from mega_pl.backbone.caches import forked
 from mega_pl.backbone.hooks import eager
+from mega_pl.errors import MegaValueError
 
 OF_TOKENS = ("input_ids", "position_ids", "token_type_ids", "cache_position")
 """Arguments of a pass that have a value for each token that it reads."""
@@ -323,7 +324,7 @@ class _Passes:
             return Reading(ids, mask, _last(mask, inputs), 0, ids.shape[1], Text(len(ids)), writing=False)
         before = self.caches.get(cache)
         if before is None or before.ids.shape != (len(ids), past):
-            raise ValueError(
+            raise MegaValueError(
                 f"`past_key_values` must have been read with the edits in force, row by row, but {past} tokens of it "
                 "were not; read the text anew, or use `generate` with the whole text."
             )
@@ -386,7 +387,7 @@ class _Generation:
         prompts = prompts if isinstance(prompts, Tensor) else None
         mask = kwargs.get("attention_mask")
         if prompts is not None and mask is not None and mask.shape[-1] != prompts.shape[-1]:
-            raise ValueError(
+            raise MegaValueError(
                 f"`input_ids` must hold the whole text while edits are in force, what is in the cache too, but got "
                 f"{prompts.shape[-1]} tokens for a mask of {mask.shape[-1]}; pass the text from its beginning."
             )
@@ -426,13 +427,13 @@ def _check_pass(inputs: Mapping[str, Any]) -> None:
     """Refuse a pass outside `generate` of which it cannot be told what it reads."""
     for name in ("cu_seq_lens_q", "block_table", "read_index"):
         if inputs.get(name) is not None:
-            raise ValueError(
+            raise MegaValueError(
                 f"each row must hold one text while edits are in force, but got `{name}`; do not pack texts."
             )
     mask = inputs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         kind = f"{mask.dim()} dimensions" if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"`attention_mask` must be of shape (B, T) while edits are in force, but got {kind}.")
+        raise MegaValueError(f"`attention_mask` must be of shape (B, T) while edits are in force, but got {kind}.")
 
 
 def _ids(inputs: Mapping[str, Any]) -> Tensor:
@@ -449,7 +450,7 @@ def _last(mask: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     if lengths is not None:
         given = torch.tensor(list(lengths), device=mask.device)
         if given.shape != real.shape or bool(((given < 1) | (given > real)).any()):
-            raise ValueError(
+            raise MegaValueError(
                 f"prompt lengths must lie in [1, {real.tolist()}] for these rows, but got {given.tolist()}."
             )
         return _column(mask, given)
@@ -458,7 +459,7 @@ def _last(mask: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         first = torch.where(judged.any(-1), judged.long().argmax(-1), mask.shape[1])
         before = (mask * (torch.arange(mask.shape[1], device=mask.device) < first[:, None])).sum(-1)
         if bool((before == 0).any()):
-            raise ValueError(
+            raise MegaValueError(
                 "`labels` must be -100 over the prompt, whose end an edit acts at, but a row is judged from its "
                 "beginning; set them to -100 there, or say the lengths with `prompt_lengths`."
             )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import Literal, get_args
 
+from mega_pl.errors import MegaValueError
+
 SiteKind = Literal["attn_out", "resid_mid", "mlp_out", "resid_post"]
 """In the order in which a forward pass reaches them."""
 
@@ -40,9 +42,9 @@ class Site:
     def __post_init__(self) -> None:
         """Refuse what no model can have."""
         if self.layer < 0:
-            raise ValueError(f"`layer` must be 0 or more, but got {self.layer}.")
+            raise MegaValueError(f"`layer` must be 0 or more, but got {self.layer}.")
         if self.kind not in SITE_KINDS:
-            raise ValueError(f"`kind` must be one of {', '.join(SITE_KINDS)}, but got {self.kind!r}.")
+            raise MegaValueError(f"`kind` must be one of {', '.join(SITE_KINDS)}, but got {self.kind!r}.")
 
     def __lt__(self, other: Site) -> bool:
         """Whether a forward pass reaches this site before the other."""
@@ -65,7 +67,7 @@ class Site:
         kinds: dict[str, SiteKind] = {kind: kind for kind in SITE_KINDS}
         name, _, layer = text.partition(".")
         if name not in kinds or not (layer.isascii() and layer.isdigit()):
-            raise ValueError(
+            raise MegaValueError(
                 f"a site must be written KIND.LAYER with KIND one of {', '.join(SITE_KINDS)} "
                 f"(for example resid_mid.5), but got {text!r}."
             )

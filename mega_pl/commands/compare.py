@@ -17,6 +17,7 @@ from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
 from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import PROTOCOLS, Protocol
 from mega_pl.evaluation.linearity import linearity
 from mega_pl.evaluation.relations import relation_linearity
@@ -87,7 +88,7 @@ def compare(
     out = Path(folder)
     names = [model_name(config.model_name_or_path) for config in backbones]
     if len(set(names)) < len(names):
-        raise ValueError(
+        raise MegaValueError(
             f"`backbones` must have names of their own, as tables do, but got {', '.join(names)}; compare them in two "
             "runs, or rename a folder."
         )

@@ -13,6 +13,7 @@ from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.relations import relations
 from mega_pl.data.sake import SakeMetric, sake_tests
 from mega_pl.edits import EditCase
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import Protocol
 from mega_pl.fitting.maps import object_ids
 from mega_pl.fitting.prompts import expand
@@ -124,7 +125,7 @@ def _report(outline: Backbone, longest: int, memory: Mapping[str, int], *, sprea
     for name, size in (*memory.items(), ("together", together), ("on this machine's device", there)):
         print(f"  {name:<45} {size / GIB:8.2f} GiB")
     if not spread and together > there:
-        raise ValueError(
+        raise MegaValueError(
             f"the run must fit into {there / GIB:.1f} GiB, but it takes {together / GIB:.1f}; "
             "choose float16, fewer prompts a batch, or a `device_map`."
         )

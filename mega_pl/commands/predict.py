@@ -13,6 +13,7 @@ from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.edits import EditBank
 from mega_pl.edits.storage import write_text
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import Prediction
 from mega_pl.evaluation import predict as predict_all
 
@@ -49,7 +50,7 @@ def predict(
     """
     asked = _asked(prompts, interactive=interactive)
     if output is not None and not Path(output).absolute().parent.is_dir():
-        raise ValueError(f"`output` must lie in a folder that exists, but got {output!r}; make the folder first.")
+        raise MegaValueError(f"`output` must lie in a folder that exists, but got {output!r}; make the folder first.")
     edits = EditBank.from_pretrained(bank)
     backbone = _backbone(edits, model, revision, dtype, device_map)
     edits.check(backbone)
@@ -67,11 +68,15 @@ def predict(
 def _asked(path: str | None, *, interactive: bool) -> list[str] | None:
     """The prompts of a file, or None where a person asks."""
     if path is not None and interactive:
-        raise ValueError(f"prompts must come from a file or from you, but got {path!r} and --interactive; choose one.")
+        raise MegaValueError(
+            f"prompts must come from a file or from you, but got {path!r} and --interactive; choose one."
+        )
     if path is not None:
         return read_prompts(path)
     if not interactive and not sys.stdin.isatty():
-        raise ValueError("`prompts` must be a file where there is no terminal, but got none; or pass --interactive.")
+        raise MegaValueError(
+            "`prompts` must be a file where there is no terminal, but got none; or pass --interactive."
+        )
     return None
 
 
@@ -100,14 +105,14 @@ def read_prompts(path: str) -> list[str]:
         lines = Path(path).read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ValueError(f"`prompts` must be a text file, but {path!r} cannot be read: {reason}.") from error
+        raise MegaValueError(f"`prompts` must be a text file, but {path!r} cannot be read: {reason}.") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not path.endswith(".jsonl"):
         found = [line for _, line in numbered]
     else:
         found = [_prompt_of(line, f"{path}, line {number}") for number, line in numbered]
     if not found:
-        raise ValueError(f"`prompts` must hold at least one prompt, but {path!r} has none.")
+        raise MegaValueError(f"`prompts` must hold at least one prompt, but {path!r} has none.")
     return found
 
 
@@ -117,9 +122,9 @@ def _prompt_of(line: str, place: str) -> str:
         prompt = json.loads(line)["prompt"].strip()
         prompt.encode()  # a lone surrogate is no text
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f'{place}: must be a JSON object with a text "prompt", but got {line[:40]!r}.') from error
+        raise MegaValueError(f'{place}: must be a JSON object with a text "prompt", but got {line[:40]!r}.') from error
     if not prompt:
-        raise ValueError(f"{place}: `prompt` must not be empty.")
+        raise MegaValueError(f"{place}: `prompt` must not be empty.")
     return str(prompt)
 
 

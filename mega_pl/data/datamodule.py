@@ -25,6 +25,7 @@ from mega_pl.data.zsre import read_zsre
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.conflicts import check_requests, conflicts, shared_names
 from mega_pl.edits.request import EditCase, EditRequest
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.language import Language
 
 Item = TypeVar("Item")
@@ -113,14 +114,14 @@ class EditDataModule(L.LightningDataModule):
         super().__init__()
         check_type("`skip`", skip, int)
         if skip < 0:
-            raise ValueError(f"`skip` must be at least 0, but got {skip}.")
+            raise MegaValueError(f"`skip` must be at least 0, but got {skip}.")
         sizes = {"edits_per_batch": edits_per_batch, "tests_per_batch": tests_per_batch}
         for name, value in sizes.items() if limit is None else {**sizes, "limit": limit}.items():
             check_type(f"`{name}`", value, int)
             if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {value}.")
+                raise MegaValueError(f"`{name}` must be at least 1, but got {value}.")
         if source is not None and source not in SOURCES:
-            raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, but got {source!r}.")
+            raise MegaValueError(f"`source` must be one of {', '.join(SOURCES)}, but got {source!r}.")
         files: list[tuple[Reader, str | None]] = [
             (read_counterfact, counterfact),
             (read_easyedit, easyedit),
@@ -159,7 +160,7 @@ class EditDataModule(L.LightningDataModule):
         if self.source is not None:
             files.insert(0, (SOURCES[self.source].read, str(fetch(self.source))))
         if not files:
-            raise ValueError("data must come from a file, but none is named; set one of the data options.")
+            raise MegaValueError("data must come from a file, but none is named; set one of the data options.")
         cases: list[EditCase] = []
         self.refusals = []
         for read, path in files:
@@ -177,7 +178,7 @@ class EditDataModule(L.LightningDataModule):
         if not self.cases:
             found = self.read()
             if len(found) <= self.skip:
-                raise ValueError(f"`skip` must be less than the {len(found)} edits read, but got {self.skip}.")
+                raise MegaValueError(f"`skip` must be less than the {len(found)} edits read, but got {self.skip}.")
             cases = found[self.skip :][: self.limit]
             if not self.subject_aliases:
                 cases = [replace(case, request=replace(case.request, aliases=())) for case in cases]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, read_each, to_template
 from mega_pl.edits.request import SLOT, EditCase, EditRequest, Probe
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical
 
 
@@ -38,10 +39,10 @@ def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     subject, filled = record.text("subject"), record.text("prompt")
     template = to_template(filled, subject)
     if template is None:
-        raise ValueError(f"`prompt` must contain the subject {subject!r} exactly once, but got {filled!r}.")
+        raise MegaValueError(f"`prompt` must contain the subject {subject!r} exactly once, but got {filled!r}.")
     truth = record.text("ground_truth", default="") or (ask(filled) if ask else "")
     if not truth:
-        raise ValueError("`ground_truth` must tell the object before, but is missing; give `ask` to ask a model.")
+        raise MegaValueError("`ground_truth` must tell the object before, but is missing; give `ask` to ask a model.")
     request = EditRequest(
         edit_id=record.identifier("case_id", default=index),
         prompt=template,
@@ -123,5 +124,7 @@ def _add(
 
     _, refusals = read_each(path, take, on_bad)
     if not met:
-        raise ValueError(f"{path}: a record must have the `case_id` of one of the {len(known)} cases, but none has.")
+        raise MegaValueError(
+            f"{path}: a record must have the `case_id` of one of the {len(known)} cases, but none has."
+        )
     return Cases(known.values(), refusals)

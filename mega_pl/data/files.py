@@ -8,6 +8,8 @@ from decimal import Decimal
 from itertools import takewhile
 from pathlib import Path
 
+from mega_pl.errors import MegaValueError
+
 _KINDS = {
     b"PK": "a zip archive",
     b"BZh": "packed by bzip2",
@@ -47,7 +49,7 @@ def read_values(path: Path) -> Iterator[tuple[str, object]]:
     """
     text = _text(path)
     if not text.strip(_BLANK):
-        raise ValueError(f"{path}: the file must hold at least one record, but it is empty.")
+        raise MegaValueError(f"{path}: the file must hold at least one record, but it is empty.")
     if not text.lstrip(_BLANK).startswith("["):
         # not splitlines(): it would also cut at separators that JSON allows inside a string
         for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
@@ -59,7 +61,7 @@ def read_values(path: Path) -> Iterator[tuple[str, object]]:
     if error:
         records = list(takewhile(lambda value: isinstance(value, dict), _values(text, between="[,")[0]))
     elif not records:
-        raise ValueError(f"{path}: the list must hold at least one record, but it is empty.")
+        raise MegaValueError(f"{path}: the list must hold at least one record, but it is empty.")
     yield from ((f"record {i}", record) for i, record in enumerate(records))
     if error:
         yield f"record {len(records)} and those after it", error
@@ -72,9 +74,9 @@ def check_file(path: str | Path) -> None:
         ValueError: If there is nothing, or a folder.
     """
     if Path(path).is_dir():
-        raise ValueError(f"data must come from a file, but {str(path)!r} is a folder; name a file in it.")
+        raise MegaValueError(f"data must come from a file, but {str(path)!r} is a folder; name a file in it.")
     if not Path(path).is_file():
-        raise ValueError(f"data must come from a file, but there is no {str(path)!r}.")
+        raise MegaValueError(f"data must come from a file, but there is no {str(path)!r}.")
 
 
 def _text(path: Path) -> str:
@@ -83,15 +85,15 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
         data = gzip.decompress(data) if data.startswith(_GZIP) else data
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: the file must be readable, but got {error}; get it anew.") from error
+        raise MegaValueError(f"{path}: the file must be readable, but got {error}; get it anew.") from error
     kind = next((kind for start, kind in _KINDS.items() if data.lstrip().startswith(start)), "")
     if kind:
-        raise ValueError(f"{path}: the file must be JSON in UTF-8, but is {kind}; convert it.")
+        raise MegaValueError(f"{path}: the file must be JSON in UTF-8, but is {kind}; convert it.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         reason = f"{error.reason} at byte {error.start}"
-        raise ValueError(f"{path}: the file must be UTF-8, but {reason}; save it in that encoding.") from error
+        raise MegaValueError(f"{path}: the file must be UTF-8, but {reason}; save it in that encoding.") from error
 
 
 def _values(text: str, between: str = "") -> tuple[list[object], ValueError | None]:

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import TypeVar
 
 from mega_pl.edits.request import EditCase, EditRequest
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical
 
 _Part = TypeVar("_Part", EditCase, EditRequest)
@@ -35,7 +36,7 @@ def _by_id(cases: Iterable[EditCase], name: str) -> dict[str, EditCase]:
     found: dict[str, EditCase] = {}
     for case in cases:
         if case.request.edit_id in found:
-            raise ValueError(f"`{name}` must hold an edit id once, but {case.request.edit_id!r} comes twice.")
+            raise MegaValueError(f"`{name}` must hold an edit id once, but {case.request.edit_id!r} comes twice.")
         found[case.request.edit_id] = case
     return found
 
@@ -44,7 +45,7 @@ def _merge_cases(a: EditCase, b: EditCase) -> EditCase:
     for name in _IDENTITY:
         first, second = getattr(a.request, name), getattr(b.request, name)
         if canonical(first) != canonical(second):
-            raise ValueError(
+            raise MegaValueError(
                 f"`{name}` of edit {a.request.edit_id!r} must be the same in both, but got {first!r} and {second!r}."
             )
     return replace(_fill(a, b), request=_fill(a.request, b.request))

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from mega_pl.data.records import Cases, OnBad, Record, probe, read_cases
 from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleAxis, RippleTest
+from mega_pl.errors import MegaValueError
 
 _KNOWN = frozenset(field.name for part in (EditRequest, EditCase) for field in fields(part)) - {"request"}
 
@@ -73,7 +74,7 @@ def write_example(path: str | Path) -> None:
         with Path(path).open("x", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
     except FileExistsError as error:
-        raise ValueError(f"`path` must be a new file, but {str(path)!r} exists; choose another name.") from error
+        raise MegaValueError(f"`path` must be a new file, but {str(path)!r} exists; choose another name.") from error
 
 
 def read_jsonl(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
@@ -109,7 +110,7 @@ def read_jsonl(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
 def _case(record: Record, index: int) -> EditCase:
     unknown = sorted(record.names() - _KNOWN)
     if unknown:
-        raise ValueError(f"the fields must be among {', '.join(sorted(_KNOWN))}, but got {', '.join(unknown)}.")
+        raise MegaValueError(f"the fields must be among {', '.join(sorted(_KNOWN))}, but got {', '.join(unknown)}.")
     return EditCase(
         request=_request(record),
         paraphrase_prompts=record.texts("paraphrase_prompts"),

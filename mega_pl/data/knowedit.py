@@ -7,6 +7,7 @@ from mega_pl.data.popular import Edited, find_cloze, is_first_hop
 from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
 from mega_pl.data.ripple import aliases, probes, query, ripple_test
 from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical
 
 
@@ -42,10 +43,10 @@ def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     identifier, template = find_cloze(filled, subject)
     template = template or to_template(filled, subject) or ""
     if not template:
-        raise ValueError(f"`prompt` must contain the subject {subject!r} exactly once, but got {filled!r}.")
+        raise MegaValueError(f"`prompt` must contain the subject {subject!r} exactly once, but got {filled!r}.")
     truths = record.some("ground_truth") or ((ask(filled),) if ask else ())
     if not truths:
-        raise ValueError("`ground_truth` must tell the object before, but is missing; give `ask` to ask a model.")
+        raise MegaValueError("`ground_truth` must tell the object before, but is missing; give `ask` to ask a model.")
     tests = tuple(_tests(record, Edited(template, subject, new)))
     request = EditRequest(
         edit_id=record.identifier("case_id", default=index),

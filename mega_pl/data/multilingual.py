@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mega_pl.data.records import Cases, OnBad, Record, read_each
 from mega_pl.edits import EditCase
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.language import Language, check_language
 from mega_pl.functional.text import canonical
 
@@ -37,9 +38,9 @@ class Translation:
     def __post_init__(self) -> None:
         check_language(self.language)
         if not self.questions or not all(text.strip() for text in (*self.questions, self.new, self.true)):
-            raise ValueError(f"a translation must have questions and objects that are not blank, but got {self}.")
+            raise MegaValueError(f"a translation must have questions and objects that are not blank, but got {self}.")
         if canonical(self.new) == canonical(self.true):
-            raise ValueError(f"`new` must differ from `true` in {self.language}, but both are {self.new!r}.")
+            raise MegaValueError(f"`new` must differ from `true` in {self.language}, but both are {self.new!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class TranslatedCase(EditCase):
         super().__post_init__()
         languages = [translation.language for translation in self.translations]
         if len(set(languages)) != len(languages):
-            raise ValueError(
+            raise MegaValueError(
                 f"`translations` of edit {self.request.edit_id!r} must hold a language once, but got {languages}."
             )
 
@@ -94,7 +95,9 @@ def add_translations(
 
     _, refusals = read_each(path, take, on_bad)
     if not met:
-        raise ValueError(f"{path}: a record must have the `case_id` of one of the {len(known)} cases, but none has.")
+        raise MegaValueError(
+            f"{path}: a record must have the `case_id` of one of the {len(known)} cases, but none has."
+        )
     return Cases(known.values(), refusals)
 
 

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeVar, get_args
 from mega_pl.data.files import read_values
 from mega_pl.edits.request import SLOT, EditCase, Probe
 from mega_pl.edits.routing.subjects import FUNCTION_WORDS
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical, find_all, is_unicode
 
 Item = TypeVar("Item")
@@ -63,7 +64,7 @@ class Record:
     def __init__(self, value: object, path: str = "", left_out: list[str] | None = None) -> None:
         if not isinstance(value, Mapping):
             place = f"`{path}`" if path else "a record"
-            raise ValueError(f"{place} must be a JSON object, but got {reprlib.repr(value)}.")
+            raise MegaValueError(f"{place} must be a JSON object, but got {reprlib.repr(value)}.")
         self._fields = value
         self._path = path
         self.left_out = [] if left_out is None else left_out
@@ -193,7 +194,7 @@ def read_each(path: str | Path, parse: Callable[[Record, int], Item], on_bad: On
             first refused record.
     """
     if on_bad not in get_args(OnBad):
-        raise ValueError(f"`on_bad` must be one of {', '.join(get_args(OnBad))}, but got {on_bad!r}.")
+        raise MegaValueError(f"`on_bad` must be one of {', '.join(get_args(OnBad))}, but got {on_bad!r}.")
     found: list[Item] = []
     refusals: list[str] = []
     left_out: list[str] = []
@@ -207,7 +208,7 @@ def read_each(path: str | Path, parse: Callable[[Record, int], Item], on_bad: On
         except ValueError as error:
             refusals.append(f"{path}, {place}: {error}")
             if on_bad == "raise":
-                raise ValueError(refusals[0]) from error
+                raise MegaValueError(refusals[0]) from error
     reasons = [*refusals, *left_out]
     if reasons:
         counts = ((len(refusals), "of the records"), (len(left_out), "of the phrasings"))
@@ -225,7 +226,7 @@ def read_cases(path: str | Path, parse: Callable[[Record, int], EditCase | Seque
         cases = [parsed] if isinstance(parsed, EditCase) else list(parsed)
         for case in cases:
             if case.request.edit_id in ids:
-                raise ValueError(f"the edit id must be unique in a file, but {case.request.edit_id!r} came before.")
+                raise MegaValueError(f"the edit id must be unique in a file, but {case.request.edit_id!r} came before.")
         ids.update(case.request.edit_id for case in cases)
         return cases
 

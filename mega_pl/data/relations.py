@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from mega_pl.edits.request import SLOT
+from mega_pl.errors import MegaValueError
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def implications(relation: str, count: int = 4) -> tuple[tuple[str, ...], ...]:
         (('The country to which the capital of {} belongs is',),)
     """
     if count < 0:
-        raise ValueError(f"`count` must be at least 0, but got {count}.")
+        raise MegaValueError(f"`count` must be at least 0, but got {count}.")
     return tuple((template,) for template in list(second_hops(relation))[:count])
 
 
@@ -128,27 +129,27 @@ def _compose(first: Relation, second: Relation) -> str:
 
 def _relation(name: str, table: object) -> Relation:
     if not isinstance(table, Mapping):
-        raise ValueError(f"relation {name} must be a table of fields, but got {table!r}.")
+        raise MegaValueError(f"relation {name} must be a table of fields, but got {table!r}.")
     kinds = {field.name: field.type for field in fields(Relation) if field.name != "name"}
     for field in table:
         if field not in kinds:
-            raise ValueError(f"the fields of relation {name} must be among {', '.join(kinds)}, but got {field}.")
+            raise MegaValueError(f"the fields of relation {name} must be among {', '.join(kinds)}, but got {field}.")
     texts: dict[str, Any] = {}
     for field, kind in kinds.items():
         value = table.get(field)
         if value is None:
-            raise ValueError(f"`{field}` of relation {name} must be given, but is missing.")
+            raise MegaValueError(f"`{field}` of relation {name} must be given, but is missing.")
         texts[field] = _text(field, name, value) if kind is str else _texts(field, name, value)
     return Relation(name=name, **texts)
 
 
 def _texts(field: str, name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"`{field}` of relation {name} must be a list of at least one string, but got {value!r}.")
+        raise MegaValueError(f"`{field}` of relation {name} must be a list of at least one string, but got {value!r}.")
     slots = field in ("phrasings", "cues")
     for text in value:
         if _text(field, name, text).count(SLOT) != slots:
-            raise ValueError(
+            raise MegaValueError(
                 f"`{field}` of relation {name} must hold {'exactly one' if slots else 'no'} {SLOT}, but got {text!r}."
             )
     return tuple(value)
@@ -156,5 +157,5 @@ def _texts(field: str, name: str, value: object) -> tuple[str, ...]:
 
 def _text(field: str, name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{field}` of relation {name} must be a string that is not blank, but got {value!r}.")
+        raise MegaValueError(f"`{field}` of relation {name} must be a string that is not blank, but got {value!r}.")
     return value

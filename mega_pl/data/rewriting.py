@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from mega_pl.backbone import Dtype
 from mega_pl.data.records import to_template
 from mega_pl.edits.request import EditRequest
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical, find_all
 
 INSTRUCTION = (
@@ -75,7 +76,7 @@ class ParaphraseModel:
     ) -> None:
         for name, value in (("n", n), ("max_new_tokens", max_new_tokens)):
             if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {value}.")
+                raise MegaValueError(f"`{name}` must be at least 1, but got {value}.")
         self.model = model.train(False)
         self.tokenizer = tokenizer
         self.n = n
@@ -112,7 +113,7 @@ class ParaphraseModel:
             )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(
+            raise MegaValueError(
                 f"`name_or_path` must be a folder or a hub name that loads, but got {name_or_path!r}: {reason}"
             ) from error
         return cls(model, tokenizer, n=n, max_new_tokens=max_new_tokens)

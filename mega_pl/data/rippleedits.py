@@ -11,6 +11,7 @@ from mega_pl.data.popular import CLOZES, Edited, find_cloze
 from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
 from mega_pl.data.ripple import aliases, probes, query, ripple_test
 from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import between
 
 _SPELLINGS = {"Relation_Specificity": "Relation_Specifity"}
@@ -88,18 +89,22 @@ def _labels(edit: Record, ask: AskModel | None) -> _Labels:
     if fact.names():
         ask = None
     elif ask is None:
-        raise ValueError("`edit.original_fact` must tell the object before, but is missing; give `ask` to ask a model.")
+        raise MegaValueError(
+            "`edit.original_fact` must tell the object before, but is missing; give `ask` to ask a model."
+        )
     original = fact.text("prompt").removesuffix(".") if ask is None else ""
     new = edit.text("target_new", "target", default="")
     shared = between(sentence, "", f" {new}") if new else None
     if new and shared is None:
-        raise ValueError(f"`edit.prompt` must end with the new object {new!r}, but got {sentence!r}.")
+        raise MegaValueError(f"`edit.prompt` must end with the new object {new!r}, but got {sentence!r}.")
     told = _read_off(relation, sentence, original)
     cloze = edit.text("cloze", default=told.cloze if shared is None else shared)
     true = fact.text("ground_truth", "target", default=told.target_true) if ask is None else ask(cloze)
     labels = _Labels(cloze, edit.text("subject", default=told.subject), new or told.target_new, true)
     if not labels.subject:
-        raise ValueError(f"`edit.subject` must be given where no known cloze fits, but is missing for {sentence!r}.")
+        raise MegaValueError(
+            f"`edit.subject` must be given where no known cloze fits, but is missing for {sentence!r}."
+        )
     return labels
 
 
@@ -118,7 +123,7 @@ def _read_off(relation: str, sentence: str, original: str) -> _Labels:
 def _template(labels: _Labels) -> str:
     template = to_template(labels.cloze, labels.subject)
     if template is None:
-        raise ValueError(
+        raise MegaValueError(
             f"`edit.prompt` must contain the subject exactly once, but {labels.subject!r} does not in {labels.cloze!r}."
         )
     return template

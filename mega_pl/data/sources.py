@@ -18,6 +18,7 @@ from mega_pl.data.mquake import read_mquake
 from mega_pl.data.records import Reader
 from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.data.zsre import read_zsre
+from mega_pl.errors import MegaValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +133,13 @@ def fetch(name: str, *, cache_dir: str | Path | None = None) -> Path:
         ValueError: If the name is unknown, the file is neither cached nor within reach, or it is not the known one.
     """
     if name not in SOURCES:
-        raise ValueError(f"`name` must be one of {', '.join(SOURCES)}, but got {name!r}.")
+        raise MegaValueError(f"`name` must be one of {', '.join(SOURCES)}, but got {name!r}.")
     source = SOURCES[name]
     try:
         path = Path(_download(source, cache_dir))
     except (OSError, ValueError) as error:  # hub, file system and HTTP client each have their own of these
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
-        raise ValueError(
+        raise MegaValueError(
             f"source {name!r} must be in the cache or within reach, but got {reason}; download {source.address} "
             f"elsewhere and give the path of that file instead."
         ) from error
@@ -164,7 +165,7 @@ def _check(name: str, source: Source, path: Path) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != source.sha256:
-        raise ValueError(
+        raise MegaValueError(
             f"source {name!r} must have the SHA-256 {source.sha256}, but {path} has {found}; delete that file and "
             f"fetch again, or give the path of a file that you trust instead."
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from mega_pl.data.easyedit import portability
 from mega_pl.data.records import Cases, OnBad, Record, read_cases, to_template
 from mega_pl.edits.request import EditCase, EditRequest, Probe
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical
 
 
@@ -35,7 +36,7 @@ def _case(record: Record, index: int) -> EditCase:
     subject, question, new = record.text("subject"), record.text("src"), record.text("alt")
     template = to_template(question, subject)
     if template is None:
-        raise ValueError(f"`src` must contain the subject {subject!r} exactly once, but got {question!r}.")
+        raise MegaValueError(f"`src` must contain the subject {subject!r} exactly once, but got {question!r}.")
     answers = record.texts("answers")
     if not answers:
         raise record.refusal("answers", "a list of at least one string", None)

@@ -11,6 +11,7 @@ from mega_pl.asking import sample
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditRequest
 from mega_pl.edits.request import SLOT
+from mega_pl.errors import MegaValueError
 
 STARTS = ("The", "Therefore", "Because", "I", "You")
 """First words of the texts (EasyEdit's); every model has them."""
@@ -58,7 +59,7 @@ def subject_positions(backbone: Backbone, texts: Sequence[str], ends: Sequence[i
         ValueError: If the tokenizer does not tell which characters a token is of.
     """
     if not backbone.tokenizer.is_fast:
-        raise ValueError(
+        raise MegaValueError(
             f"the tokenizer must tell which characters a token is of, but {type(backbone.tokenizer).__name__} does "
             "not; load a fast one."
         )

@@ -20,6 +20,7 @@ from mega_pl.asking import batches, position_limit
 from mega_pl.backbone import Backbone, blocks
 from mega_pl.editors.texts import TextConfig, read_texts
 from mega_pl.editors.weights import Projection
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.moments import SecondMoment
 
 UNLIMITED = 1 << 20
@@ -42,7 +43,7 @@ class CovarianceConfig:
 
     def __post_init__(self) -> None:
         if not self.ridge >= 0:
-            raise ValueError(f"`ridge` must be at least 0, but got {self.ridge}.")
+            raise MegaValueError(f"`ridge` must be at least 0, but got {self.ridge}.")
 
     @property
     def place(self) -> Path:
@@ -77,7 +78,7 @@ class KeyCovariance:
         lifted = wide + ridge * wide.diagonal().mean() * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
         factor, failed = torch.linalg.cholesky_ex(lifted)
         if int(failed):
-            raise ValueError(
+            raise MegaValueError(
                 f"a second moment must be positive definite, but with `ridge` {ridge} that of {tokens} inputs of width "
                 f"{len(wide)} is not; take more documents or a larger ridge."
             )

@@ -15,6 +15,7 @@ from mega_pl.editors.protocol import Editor
 from mega_pl.editors.values import answer_log_probabilities
 from mega_pl.editors.weights import Projection, assign, restored
 from mega_pl.edits import EditRequest, check_requests
+from mega_pl.errors import MegaValueError
 
 FtObjective = Literal["last_prompt", "teacher_forced"]
 
@@ -47,16 +48,16 @@ class FineTuningConfig:
     def __post_init__(self) -> None:
         if self.objective not in get_args(FtObjective):
             names = ", ".join(get_args(FtObjective))
-            raise ValueError(f"`objective` must be one of {names}, but got {self.objective!r}.")
+            raise MegaValueError(f"`objective` must be one of {names}, but got {self.objective!r}.")
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"`layers` must be one or more different blocks, but got {self.layers}.")
+            raise MegaValueError(f"`layers` must be one or more different blocks, but got {self.layers}.")
         for name, least in (("steps", 1), ("batch", 1), ("weight_decay", 0), ("stop", 0)):
             if not getattr(self, name) >= least:
-                raise ValueError(f"`{name}` must be at least {least}, but got {getattr(self, name)}.")
+                raise MegaValueError(f"`{name}` must be at least {least}, but got {getattr(self, name)}.")
         for name in ("learning_rate", "clamp"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"`{name}` must be above 0, but got {value}.")
+                raise MegaValueError(f"`{name}` must be above 0, but got {value}.")
 
 
 @dataclass(frozen=True, eq=False)

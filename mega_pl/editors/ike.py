@@ -12,6 +12,7 @@ from mega_pl.editors.protocol import Editor
 from mega_pl.editors.retrieval import Similarity, similarity
 from mega_pl.edits import EditCase, EditRequest, check_requests
 from mega_pl.edits.request import SLOT
+from mega_pl.errors import MegaValueError
 
 NEW_FACT = "New Fact: {fact}\nPrompt: {prompt}"
 """EasyEdit's template of IKE."""
@@ -35,7 +36,7 @@ class IkeConfig:
     def __post_init__(self) -> None:
         for name in ("demonstrations", "reserve"):
             if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be at least 0, but got {getattr(self, name)}.")
+                raise MegaValueError(f"`{name}` must be at least 0, but got {getattr(self, name)}.")
 
 
 class Ike(Editor):
@@ -72,7 +73,7 @@ class Ike(Editor):
         known = {text for case in self.pool for text in (case.request.edit_id, case.request.filled)}
         for request in requests:
             if {request.edit_id, request.filled} & known:
-                raise ValueError(
+                raise MegaValueError(
                     f"`pool` must not hold an edit that is put into force, but has {request.edit_id!r} "
                     f"({request.filled!r}); make it from other records."
                 )

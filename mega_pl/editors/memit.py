@@ -17,6 +17,7 @@ from mega_pl.editors.protocol import Editor
 from mega_pl.editors.values import Shifted, ValueConfig, find_shift
 from mega_pl.editors.weights import Projection, restored
 from mega_pl.edits import EditRequest, check_requests
+from mega_pl.errors import MegaValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,11 @@ class MemitConfig:
 
     def __post_init__(self) -> None:
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(
+            raise MegaValueError(
                 f"`layers` must be one or more different blocks in ascending order, but got {self.layers}."
             )
         if not self.spare > 0:
-            raise ValueError(f"`spare` must be above 0, but got {self.spare}.")
+            raise MegaValueError(f"`spare` must be above 0, but got {self.spare}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class Memit(Editor):
         """
         check_requests(requests)
         if backbone.layout.post_norms or backbone.layout.residual_scale != 1:
-            raise ValueError(
+            raise MegaValueError(
                 f"MEMIT must be given a model whose MLP writes straight into the stream, but {backbone.name!r} "
                 "normalises or scales in between; use ROME."
             )

@@ -15,6 +15,7 @@ from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import EditRequest, RoutedEdits, check_requests
 from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.edits.routing.runtime import Steer
+from mega_pl.errors import MegaValueError
 from mega_pl.fitting.prompts import PromptConfig, expand, phrasings
 from mega_pl.functional import Transport, Transports, fit_transport, stack
 
@@ -51,14 +52,14 @@ class SakeConfig:
     def __post_init__(self) -> None:
         for name in ("implications", "copies", "noise"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must be at least 0, but got {getattr(self, name)}.")
+                raise MegaValueError(f"`{name}` must be at least 0, but got {getattr(self, name)}.")
         for name in ("regularization", "margin"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be above 0, but got {getattr(self, name)}.")
+                raise MegaValueError(f"`{name}` must be above 0, but got {getattr(self, name)}.")
         if not 0 < self.recall <= 1:
-            raise ValueError(f"`recall` must lie in (0, 1], but got {self.recall}.")
+            raise MegaValueError(f"`recall` must lie in (0, 1], but got {self.recall}.")
         if self.prompts.bare_implications:
-            raise ValueError("`prompts.bare_implications` must be false for SAKE, but got True.")
+            raise MegaValueError("`prompts.bare_implications` must be false for SAKE, but got True.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ def _fit_router(backbone: Backbone, requests: Sequence[EditRequest], config: Sak
     own = [phrasings(request, config.prompts) for request in requests]
     lonely = next((request for request, prompts in zip(requests, own, strict=True) if len(prompts) < 2), None)
     if lonely is not None:
-        raise ValueError(
+        raise MegaValueError(
             f"an edit must have 2 phrasings or more for SAKE's router, but {lonely.edit_id!r} has 1; "
             "set `prompts.prefixes`."
         )

@@ -8,6 +8,7 @@ import torch
 
 from mega_pl.asking import position_limit, sample
 from mega_pl.backbone import Backbone
+from mega_pl.errors import MegaValueError
 
 LOADERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 """Builders of `datasets` by the suffix of a local file."""
@@ -43,7 +44,7 @@ class TextConfig:
         for name, least in (("documents", 1), ("context", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"`{name}` must be at least {least}, but got {value}.")
+                raise MegaValueError(f"`{name}` must be at least {least}, but got {value}.")
 
 
 def read_texts(backbone: Backbone, config: TextConfig, skip: int = 0) -> Iterator[str]:
@@ -64,7 +65,7 @@ def read_texts(backbone: Backbone, config: TextConfig, skip: int = 0) -> Iterato
 
     path = Path(config.source)
     if path.is_file() and path.suffix not in LOADERS:
-        raise ValueError(
+        raise MegaValueError(
             f"`source` must end in one of {', '.join(LOADERS)} if it is a file, but got {config.source!r}."
         )
     try:
@@ -74,12 +75,12 @@ def read_texts(backbone: Backbone, config: TextConfig, skip: int = 0) -> Iterato
             table = datasets.load_dataset(config.source, config.subset, split=config.split)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise MegaValueError(
             f"`source` must be a data set or a file of text, but got {config.source!r}: {reason}"
         ) from error
     if config.column not in table.column_names:
         names = ", ".join(table.column_names)
-        raise ValueError(f"`column` must be one of {names} in {config.source!r}, but got {config.column!r}.")
+        raise MegaValueError(f"`column` must be one of {names} in {config.source!r}, but got {config.column!r}.")
     if len(table) > config.documents:
         table = table.shuffle(seed=config.seed).select(range(config.documents))
     for row in table.select(range(min(skip, len(table)), len(table))):

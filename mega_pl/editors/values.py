@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mega_pl.backbone import Backbone, Encoded
 from mega_pl.editors.contexts import Asked, Lengths, subject_positions
 from mega_pl.edits import EditRequest
+from mega_pl.errors import MegaValueError
 
 Shifted = Callable[[Tensor, Tensor], AbstractContextManager[None]]
 """Makes a context that adds a vector (D,) at one position (B,) of each row of a batch, in a way that gradients pass."""
@@ -43,12 +44,12 @@ class ValueConfig:
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("weight_decay", 0), ("kl", 0), ("stop", 0)):
             if not getattr(self, name) >= least:
-                raise ValueError(f"`{name}` must be at least {least}, but got {getattr(self, name)}.")
+                raise MegaValueError(f"`{name}` must be at least {least}, but got {getattr(self, name)}.")
         for name in ("learning_rate", "clamp"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be above 0, but got {getattr(self, name)}.")
+                raise MegaValueError(f"`{name}` must be above 0, but got {getattr(self, name)}.")
         if any(tokens < 2 or count < 1 for tokens, count in self.contexts):
-            raise ValueError(
+            raise MegaValueError(
                 f"`contexts` must name groups of 1 text or more of 2 tokens or more each, but got {self.contexts}."
             )
 

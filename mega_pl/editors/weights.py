@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mega_pl.backbone import Backbone, Site, blocks
+from mega_pl.errors import MegaNumericError, MegaValueError
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def assign(parameter: nn.Parameter, value: Tensor) -> None:
     """
     rounded = value.to(parameter.dtype)
     if not rounded.isfinite().all():
-        raise FloatingPointError(
+        raise MegaNumericError(
             "an edit must leave the weights finite, but some are not; use a smaller learning rate or a wider dtype."
         )
     parameter.copy_(rounded)
@@ -73,7 +74,7 @@ class Projection:
         weight = projection.weight
         if not weight.is_floating_point() or weight.is_meta:
             kind = "meta" if weight.is_meta else str(weight.dtype).removeprefix("torch.")
-            raise ValueError(
+            raise MegaValueError(
                 f"a method that edits weights must be given floating-point weights in memory, but block {layer} has "
                 f"{kind} ones; load the backbone without quantisation or offloading."
             )

@@ -25,6 +25,7 @@ from mega_pl.edits.routing.guard import Guard
 from mega_pl.edits.routing.runtime import Steer
 from mega_pl.edits.status import status
 from mega_pl.edits.storage import load_bank, save_bank
+from mega_pl.errors import MegaIndexError, MegaKeyError, MegaValueError
 from mega_pl.functional import Transports
 
 LOOSE = frozenset({"vocab", "tokenizer", "weights"})
@@ -116,7 +117,7 @@ class EditBank:
         try:
             return self.ids.index(edit_id)
         except ValueError:
-            raise KeyError(f"the bank must hold the edit that is named, but it has no {edit_id!r}.") from None
+            raise MegaKeyError(f"the bank must hold the edit that is named, but it has no {edit_id!r}.") from None
 
     def add(self, backbone: Backbone, edits: Sequence[EditRequest | EditCase]) -> EditBank:
         """The bank with more edits, fitted with its own settings; the old ones are what they were, to the bit.
@@ -150,7 +151,7 @@ class EditBank:
         requests = latest(edits)
         for request in requests:
             if request.edit_id not in self.ids and not superseded([*self.requests, request]):
-                raise KeyError(
+                raise MegaKeyError(
                     f"`edits` must have the id of an edit of the bank or give its fact another object, but "
                     f"{request.edit_id!r} does neither; use `add`."
                 )
@@ -182,7 +183,7 @@ class EditBank:
         """
         gone = {self.index(edit_id) for edit_id in edit_ids}
         if len(gone) == len(self):
-            raise KeyError("a bank must keep at least one edit, but all would go; take the bank off.")
+            raise MegaKeyError("a bank must keep at least one edit, but all would go; take the bank off.")
         return changed(self, "remove", gone) if gone else self
 
     def rollback(self, point: int = -1) -> EditBank:
@@ -197,9 +198,9 @@ class EditBank:
         """
         count = len(self.history)
         if not count and point == -1:
-            raise IndexError("a bank must have changed to be rolled back, but its history is empty.")
+            raise MegaIndexError("a bank must have changed to be rolled back, but its history is empty.")
         if not -count <= point <= count:
-            raise IndexError(f"`point` must lie in [{-count}, {count}] for this bank, but got {point}.")
+            raise MegaIndexError(f"`point` must lie in [{-count}, {count}] for this bank, but got {point}.")
         bank = self
         for _ in range(-point if point < 0 else count - point):
             bank = undone(bank)
@@ -226,12 +227,12 @@ class EditBank:
         own = set(self.ids)
         for request in requests:
             if request.edit_id in own:
-                raise ValueError(
+                raise MegaValueError(
                     f"the edits of a bank must have different ids, but it already has {request.edit_id!r}; use "
                     "`replace` or another id."
                 )
         for reasons in shared_names([*self.requests, *requests]).values():
-            raise ValueError(next(iter(reasons.values())))
+            raise MegaValueError(next(iter(reasons.values())))
 
     def _superseded(self, other: EditBank) -> dict[int, int]:
         """By index of an own edit the index of the edit of another bank that gives its fact another object."""
@@ -321,7 +322,7 @@ class EditBank:
         for name, value in backbone.fingerprint.items():
             if self.backbone[name] != value and (strict or name not in LOOSE):
                 way = "; with `strict=False` it is taken nevertheless" if name in LOOSE else ""
-                raise ValueError(
+                raise MegaValueError(
                     f"a bank must be used on the backbone it was fitted on, {self.backbone['name']!r}, "
                     f"but `{name}` is {_short(value)} instead of {_short(self.backbone[name])}; fit it again{way}."
                 )
@@ -334,7 +335,7 @@ class EditBank:
             history: Whether what it takes to undo changes is written too, and with it the edits that were removed.
         """
         if not str(folder).strip():
-            raise ValueError(f"`folder` must name a place, but got {str(folder)!r}.")
+            raise MegaValueError(f"`folder` must name a place, but got {str(folder)!r}.")
         return save_bank(self if history else replace(self, history=()), Path(folder))
 
     @classmethod

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from mega_pl.errors import MegaValueError
 from mega_pl.functional import join
 
 if TYPE_CHECKING:
@@ -105,6 +106,6 @@ def check_alike(bank: EditBank, other: EditBank) -> None:
     )
     for name in own:
         if own[name] != others.get(name) and name not in ("name", "revision"):
-            raise ValueError(
+            raise MegaValueError(
                 f"banks must have the same `{name}` to be merged, but got {own[name]} and {others.get(name)}."
             )

@@ -3,6 +3,7 @@
 import reprlib
 from typing import TypeVar
 
+from mega_pl.errors import MegaTypeError, MegaValueError
 from mega_pl.functional.text import is_unicode
 
 Item = TypeVar("Item")
@@ -18,9 +19,11 @@ def check_text(name: str, value: object) -> str:
     check_type(name, value, str)
     text = str(value).strip()
     if not text:
-        raise ValueError(f"{name} must not be blank, but got {value!r}.")
+        raise MegaValueError(f"{name} must not be blank, but got {value!r}.")
     if not is_unicode(text):
-        raise ValueError(f"{name} must not hold half of a surrogate pair, but got {value!r}; give the whole character.")
+        raise MegaValueError(
+            f"{name} must not hold half of a surrogate pair, but got {value!r}; give the whole character."
+        )
     return text
 
 
@@ -42,7 +45,7 @@ def check_tuple(name: str, value: object, kind: type[Item]) -> tuple[Item, ...]:
     """
     if not isinstance(value, tuple):
         way_out = f"write ({value!r},)" if isinstance(value, str) else "write (..., ...)"
-        raise TypeError(f"{name} must be a tuple, but got {told(value)}; {way_out}.")
+        raise MegaTypeError(f"{name} must be a tuple, but got {told(value)}; {way_out}.")
     for item in value:
         check_type(f"an item of {name}", item, kind)
     return value
@@ -56,7 +59,7 @@ def check_type(name: str, value: object, kind: type) -> None:
     """
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0].lower() in "aeio" else "a"
-        raise TypeError(f"{name} must be {article} {kind.__name__}, but got {told(value)}.")
+        raise MegaTypeError(f"{name} must be {article} {kind.__name__}, but got {told(value)}.")
 
 
 def told(value: object) -> str:

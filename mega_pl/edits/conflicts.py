@@ -8,6 +8,7 @@ from itertools import chain
 
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.request import EditCase, EditRequest
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical
 
 
@@ -59,7 +60,7 @@ def check_requests(requests: Sequence[EditRequest]) -> None:
     check_ids(requests)
     names = (reason for of_request in shared_names(requests).values() for reason in of_request.values())
     for reason in chain(conflicts(requests).values(), names):
-        raise ValueError(reason)
+        raise MegaValueError(reason)
 
 
 def check_ids(requests: Sequence[EditRequest]) -> None:
@@ -71,12 +72,12 @@ def check_ids(requests: Sequence[EditRequest]) -> None:
     """
     check_type("`edits`", requests, Sequence)
     if not requests:
-        raise ValueError("`edits` must hold at least one edit, but got none.")
+        raise MegaValueError("`edits` must hold at least one edit, but got none.")
     ids: set[str] = set()
     for request in requests:
         check_type("an item of `edits`", request, EditRequest)
         if request.edit_id in ids:
-            raise ValueError(f"`edits` must have different ids, but got {request.edit_id!r} more than once.")
+            raise MegaValueError(f"`edits` must have different ids, but got {request.edit_id!r} more than once.")
         ids.add(request.edit_id)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import HfApi, snapshot_download
 
 from mega_pl.edits.card import CARD, card, may_write
+from mega_pl.errors import MegaValueError
 
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
@@ -31,7 +32,7 @@ def download(
             snapshot_download(name, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=list(files))
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise MegaValueError(
             f"a bank must be a folder or a repository on the hub, but there is no {name!r}: {error}"
         ) from error
 
@@ -71,7 +72,7 @@ def upload(
                 ignore_patterns=None if _card_is_ours(api, name, revision) else [CARD],
             )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise MegaValueError(
             f"a bank must be pushed to a repository that you may write to, but {name!r} refuses: {error}; log in with "
             "`hf auth login`, or pass a `token` that may write."
         ) from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from mega_pl.backbone import Site
+from mega_pl.errors import MegaValueError
 from mega_pl.functional import Transports
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ def check_intact(bank: EditBank, edits: Sequence[int]) -> None:
     """
     for edit, digest in zip(edits, digests_of(bank, edits), strict=True):
         if digest != bank.digests[edit]:
-            raise ValueError(
+            raise MegaValueError(
                 f"the maps of edit {bank.ids[edit]!r} must be as they were written, but they are damaged; save the "
                 "bank again where it came from, or remove the edit."
             )
         rows = range(bank.places[edit], bank.places[edit] + len(bank.objects[edit]) + 1)
         for site, maps in bank.maps.items():
             if not all(bool(t.isfinite().all()) for row in rows for t in vars(maps[row]).values()):
-                raise ValueError(f"the maps of edit {bank.ids[edit]!r} must be finite, but are not at {site}.")
+                raise MegaValueError(f"the maps of edit {bank.ids[edit]!r} must be finite, but are not at {site}.")
 
 
 def _digest(maps: Mapping[Site, Transports], rows: range) -> str:

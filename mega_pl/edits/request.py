@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mega_pl.edits.checks import check_text, check_texts, check_tuple, check_type
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical
 
 SLOT = "{}"
@@ -28,7 +29,7 @@ def _check_templates(name: str, value: object) -> tuple[str, ...]:
     templates = check_texts(name, value)
     for template in templates:
         if template.count(SLOT) != 1:
-            raise ValueError(f"{name} must hold exactly one {SLOT} for the subject, but got {template!r}.")
+            raise MegaValueError(f"{name} must hold exactly one {SLOT} for the subject, but got {template!r}.")
     return templates
 
 
@@ -36,7 +37,7 @@ def _check_id(value: object) -> str:
     """Give a name that is one line, and that nobody can take for a way out of a folder."""
     text = check_text("`edit_id`", value)
     if ".." in re.split(r"[/\\]", text) or text[0] in "/\\~" or not text.isprintable():
-        raise ValueError(f"`edit_id` must be printable and no way out of a folder, but got {text!r}; rename it.")
+        raise MegaValueError(f"`edit_id` must be printable and no way out of a folder, but got {text!r}; rename it.")
     return text
 
 
@@ -102,12 +103,12 @@ class EditRequest:
             given = check_tuple(f"`{name}` {owner}", getattr(self, name), object)
             groups = tuple(_check_templates(f"`{name}` {owner}", group) for group in given)
             if not all(groups):
-                raise ValueError(f"`{name}` {owner} must give each question a phrasing, but one has none.")
+                raise MegaValueError(f"`{name}` {owner} must give each question a phrasing, but one has none.")
             object.__setattr__(self, name, groups)
         if canonical(self.target_new) == canonical(self.target_true):
             same = self.target_new == self.target_true
             spelt = "" if same else f", also spelt {self.target_true!a}; case, apostrophes, spaces and NFD do not count"
-            raise ValueError(
+            raise MegaValueError(
                 f"`target_new` {owner} must differ from `target_true`, but both are {self.target_new!r}{spelt}."
             )
 
@@ -141,10 +142,10 @@ class Probe:
         check_text("`prompt`", self.prompt)
         check_type(f"`condition_prompt` of probe {self.prompt!r}", self.condition_prompt, str)
         if not check_texts(f"`answers` of probe {self.prompt!r}", self.answers):
-            raise ValueError(f"`answers` of probe {self.prompt!r} must hold at least one answer, but got none.")
+            raise MegaValueError(f"`answers` of probe {self.prompt!r} must hold at least one answer, but got none.")
         check_texts(f"`condition_answers` of probe {self.prompt!r}", self.condition_answers)
         if bool(self.condition_prompt.strip()) != bool(self.condition_answers):
-            raise ValueError(
+            raise MegaValueError(
                 f"`condition_prompt` and `condition_answers` of probe {self.prompt!r} must be given together or not "
                 f"at all, but got {self.condition_prompt!r} and {self.condition_answers!r}."
             )
@@ -171,7 +172,7 @@ class Query:
         name = f"`answers` of query {self.prompt!r}"
         groups = [check_texts(name, group) for group in check_tuple(name, self.answers, object)]
         if not groups or not all(groups):
-            raise ValueError(f"{name} must give every entity a name, but got {groups}.")
+            raise MegaValueError(f"{name} must give every entity a name, but got {groups}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +199,11 @@ class RippleTest:
 
     def __post_init__(self) -> None:
         if self.axis not in get_args(RippleAxis):
-            raise ValueError(f"`axis` must be one of {', '.join(get_args(RippleAxis))}, but got {self.axis!r}.")
+            raise MegaValueError(f"`axis` must be one of {', '.join(get_args(RippleAxis))}, but got {self.axis!r}.")
         for name in ("queries", "conditions"):
             check_tuple(f"`{name}` of a test of {self.axis}", getattr(self, name), Query)
         if not self.queries:
-            raise ValueError(f"`queries` of a test of {self.axis} must hold at least one query, but got none.")
+            raise MegaValueError(f"`queries` of a test of {self.axis} must hold at least one query, but got none.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from mega_pl.edits.integrity import PARTS
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import CentreRouter, ContentRouter, Router
 from mega_pl.edits.soundness import check_bank, check_history, check_missed, check_part, member
+from mega_pl.errors import MegaValueError
 from mega_pl.functional import Transports
 
 if TYPE_CHECKING:
@@ -34,15 +35,21 @@ _ROUTERS: dict[str, type[Router]] = {router.kind: router for router in (ContentR
 
 
 def save_bank(bank: EditBank, folder: Path) -> Path:
-    """Write a bank's three files, each beside its place and then renamed; a card that is not one of these stays."""
+    """Write a bank's three files; a card that is not one of these stays.
+
+    Tensors and config are written beside their places and then renamed, tensors first. Whoever is stopped between the
+    two leaves the new config beside its place, where `load_bank` finds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = bank_tensors(bank)
     # One entry of metadata, because several come in any order, and the same bank should be the same file.
     save_file(tensors, folder / f".{TENSORS}", metadata={"format": "pt"})
-    os.replace(folder / f".{TENSORS}", folder / TENSORS)
     config = {**bank_config(bank), "tensors": digest(tensors)}
     config["digest"] = _config_digest(config)
-    write_text(folder / CONFIG, json.dumps(config, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
+    (folder / f".{CONFIG}").write_text(text, encoding="utf-8")
+    for name in (TENSORS, CONFIG):
+        os.replace(folder / f".{name}", folder / name)
     if may_write(folder / CARD):
         write_text(folder / CARD, card(bank))
     return folder
@@ -59,24 +66,41 @@ def load_bank(
     folder = Path(name_or_path)
     if not folder.is_dir():
         if folder.is_absolute() or name_or_path.count("/") != 1 or name_or_path.startswith("."):
-            raise ValueError(f"a bank must be a folder or a repository on the hub, but there is no {name_or_path!r}.")
+            raise MegaValueError(
+                f"a bank must be a folder or a repository on the hub, but there is no {name_or_path!r}."
+            )
         files = [TENSORS, CONFIG]
         folder = download(name_or_path, files, revision=revision, token=token, cache_dir=cache_dir)
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"), parse_constant=_refuse_constant)
+        return _read(folder, folder / CONFIG)
+    except MegaValueError:
+        beside = folder / f".{CONFIG}"  # of a save that was stopped between its two files
+        if not beside.is_file():
+            raise
+        try:
+            return _read(folder, beside)
+        except MegaValueError:
+            pass
+        raise
+
+
+def _read(folder: Path, path: Path) -> dict[str, Any]:
+    """Read the fields of a bank, its config from a file of the folder."""
+    try:
+        config = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
         tensors = load_file(folder / TENSORS)
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(f"{folder}: a bank needs a sound {CONFIG} and {TENSORS}, but {_line(error)}.") from error
+        raise MegaValueError(f"{folder}: a bank needs a sound {CONFIG} and {TENSORS}, but {_line(error)}.") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{folder}: {CONFIG} must hold an object, but got {type(config).__name__}.")
+        raise MegaValueError(f"{folder}: {CONFIG} must hold an object, but got {type(config).__name__}.")
     try:
         if config.get("tensors") != digest(tensors):
-            raise ValueError("they are not of one bank; save it again.")
+            raise MegaValueError("they are not of one bank; save it again.")
         fields = bank_fields(config, tensors)
         if config.get("digest") != _config_digest(config):
-            raise ValueError(f"{CONFIG} was changed after it was written; save the bank again.")
+            raise MegaValueError(f"{CONFIG} was changed after it was written; save the bank again.")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{folder}: {CONFIG} and {TENSORS} must belong together, but {_line(error)}") from error
+        raise MegaValueError(f"{folder}: {CONFIG} and {TENSORS} must belong together, but {_line(error)}") from error
     return fields
 
 
@@ -122,7 +146,7 @@ def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
         ValueError: If the format is unknown, or something is missing or does not fit.
     """
     if config.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise MegaValueError(
             f"`format_version` of a bank must be {FORMAT_VERSION}, but got {config.get('format_version')!r}."
         )
     from mega_pl.edits.bank import EditBank  # a bank holds those that it has lost
@@ -224,7 +248,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise MegaValueError(f"{name} is no number of JSON")
 
 
 def _line(error: Exception) -> str:

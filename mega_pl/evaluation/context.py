@@ -18,6 +18,7 @@ from mega_pl.asking import BARE, Edited, next_tokens
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditCase
 from mega_pl.edits.request import SLOT
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation.generation import new_names
 from mega_pl.evaluation.trials import Trial, measured
 from mega_pl.functional.text import find_name
@@ -239,7 +240,7 @@ def chat_text(backbone: Backbone, exchange: Sequence[str], question: str) -> str
     chat = [{"role": role, "content": content} for role, content in turns]
     text = str(tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True))
     if not text.endswith(question):
-        raise ValueError(
+        raise MegaValueError(
             f"the chat template must end the last turn with {question!r}, but got {text[-40:]!r}; "
             "load the tokenizer without its template."
         )

@@ -9,6 +9,7 @@ from mega_pl.asking.batches import TOKENS
 from mega_pl.backbone import Backbone
 from mega_pl.data.relations import relations
 from mega_pl.edits import EditBank, Route
+from mega_pl.errors import MegaValueError
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def predict(
         ValueError: If no token is to be written, or a prompt is empty or too long.
     """
     if new_tokens < 1:
-        raise ValueError(f"`max_new_tokens` must be 1 or more, but got {new_tokens}.")
+        raise MegaValueError(f"`max_new_tokens` must be 1 or more, but got {new_tokens}.")
     lengths = [count + new_tokens for count in token_counts(backbone, prompts)]
 
     def write(texts: list[str]) -> list[Prediction]:

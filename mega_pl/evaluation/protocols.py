@@ -8,6 +8,7 @@ from mega_pl.asking import BARE, Continuation, Edited, NextToken, TeacherForced
 from mega_pl.backbone import Backbone
 from mega_pl.data.sake import Test, sake_tests
 from mega_pl.edits import EditCase
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation.confidence import ConfidenceTest, ask_confidence, confidence_tests, score_confidence
 from mega_pl.evaluation.context import (
     CHANGED,
@@ -100,7 +101,7 @@ class Protocol(Generic[T, A, R]):
         """
         tests = self._all(cases)
         if len(bare) != len(tests):
-            raise ValueError(f"`bare` must hold an answer for each of {len(tests)} tests, but got {len(bare)}.")
+            raise MegaValueError(f"`bare` must hold an answer for each of {len(tests)} tests, but got {len(bare)}.")
         return [self.row(*columns) for columns in zip(tests, bare, self.ask(backbone, edited, tests), strict=True)]
 
     def _all(self, cases: Sequence[EditCase]) -> list[T]:

@@ -16,6 +16,7 @@ from mega_pl.asking import batches, token_counts
 from mega_pl.backbone import Backbone, Encoded, Site, Steering, record, steer
 from mega_pl.editors.contexts import Asked, subject_positions
 from mega_pl.edits import EditCase, EditRequest
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation.confidence import relation_of
 from mega_pl.functional.linearity import left_out_jacobian, left_out_mean, left_out_ridge
 
@@ -73,11 +74,13 @@ def relation_linearity(
     """
     middle = backbone.n_layers // 2 - 1 if layer is None else layer
     if not 0 <= middle < backbone.n_layers - 1:
-        raise ValueError(f"`layer` must lie in [0, {backbone.n_layers - 2}], before the last block, but got {middle}.")
+        raise MegaValueError(
+            f"`layer` must lie in [0, {backbone.n_layers - 2}], before the last block, but got {middle}."
+        )
     if estimator not in get_args(Estimator):
-        raise ValueError(f"`estimator` must be one of {', '.join(get_args(Estimator))}, but got {estimator!r}.")
+        raise MegaValueError(f"`estimator` must be one of {', '.join(get_args(Estimator))}, but got {estimator!r}.")
     if least < 2:
-        raise ValueError(f"`least` must be 2 or more, so that one can be left out, but got {least}.")
+        raise MegaValueError(f"`least` must be 2 or more, so that one can be left out, but got {least}.")
     found: dict[str, Faithfulness] = {}
     for requests in _relations(cases):
         unique = list({request.filled: request for request in requests}.values())

@@ -10,6 +10,7 @@ from torch import Tensor
 from mega_pl.asking import BARE, NEW_TOKENS, Continuation, Edited, continuations
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditCase, Query, RippleAxis
+from mega_pl.errors import MegaValueError
 from mega_pl.evaluation.generation import new_names
 from mega_pl.evaluation.trials import Trial, measured
 from mega_pl.metrics.functional import edit_means
@@ -148,7 +149,7 @@ def _kept(trial: Trial[RippleQuestion, RippleAnswer], succeeded: dict[str, bool]
     """Whether the test was executed, of an edit that succeeded."""
     test = trial.test
     if test.edit_id not in succeeded:
-        raise ValueError(f"`trials` must hold a Fact test for each edit, but got none of edit {test.edit_id!r}.")
+        raise MegaValueError(f"`trials` must hold a Fact test for each edit, but got none of edit {test.edit_id!r}.")
     said = zip(trial.bare.conditions, test.conditions, strict=True)
     known = test.filterable and all(names_all(text, condition.answers) for text, condition in said)
     return known and succeeded[test.edit_id]

@@ -14,6 +14,7 @@ from mega_pl.backbone import Backbone, prompt_lengths
 from mega_pl.data.sake import Test
 from mega_pl.editors.protocol import Routed
 from mega_pl.edits import ContentRouter, EditBank
+from mega_pl.errors import MegaValueError
 from mega_pl.metrics import Row, first_token_hit
 
 Mode = Literal["own", "oracle", "subject", "relation", "always"]
@@ -76,7 +77,9 @@ def ask_edited(
         ValueError: If an object merges with its prompt, a prompt is too long, or the mode is one of a bank alone.
     """
     if mode in ("subject", "relation"):
-        raise ValueError(f"`mode` of an editor must be own, oracle or always, but got {mode!r}; ask a bank with `ask`.")
+        raise MegaValueError(
+            f"`mode` of an editor must be own, oracle or always, but got {mode!r}; ask a bank with `ask`."
+        )
 
     def read(asked: Sequence[Test]) -> list[Answer]:
         if mode is not None:
@@ -133,7 +136,7 @@ def _routed_by(bank: EditBank, mode: Mode) -> EditBank:
     if mode not in ("subject", "relation"):
         return bank
     if not isinstance(bank.router, ContentRouter):
-        raise ValueError(f"mode {mode!r} must have a router by content, but got one of kind {bank.router.kind!r}.")
+        raise MegaValueError(f"mode {mode!r} must have a router by content, but got one of kind {bank.router.kind!r}.")
     return replace(bank, router=bank.router.only(mode))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mega_pl.edits import EditBank
 from mega_pl.edits.storage import bank_config, bank_fields, bank_tensors
+from mega_pl.errors import MegaValueError
 from mega_pl.fitting.fitter import EditFitter, FittedEdit, settings
 from mega_pl.fitting.shards import edits_from, edits_state, read_shards
 
@@ -58,12 +59,12 @@ def restore_fit(fitter: EditFitter, state: dict[str, Any], folder: Path | None) 
     for part in ("backbone", "settings"):
         for name, value in state[part].items():
             if name != "router" and now[part][name] != value:
-                raise ValueError(
+                raise MegaValueError(
                     f"`{name}` must be what the checkpoint's edits were fitted with, {_short(value)}, but got "
                     f"{_short(now[part][name])}; start a new fit without `ckpt_path`."
                 )
     if now["sites"] != state["sites"]:
-        raise ValueError(
+        raise MegaValueError(
             f"`sites` must be those of the checkpoint's edits, {', '.join(state['sites'])}, but got "
             f"{', '.join(now['sites'])}; start a new fit without `ckpt_path`."
         )
@@ -85,7 +86,7 @@ def restore_fit(fitter: EditFitter, state: dict[str, Any], folder: Path | None) 
 def _edits_of(bank: EditBank, records: list[dict[str, Any]], place: Path) -> list[FittedEdit]:
     """The edits of a finished bank."""
     if list(bank.ids) != [record["request"]["edit_id"] for record in records]:
-        raise ValueError(
+        raise MegaValueError(
             f"{place} must hold the bank that the checkpoint belongs to, but its edits are others; start a new fit."
         )
     empty = edits_from([{**record, "steps": 0} for record in records], {})

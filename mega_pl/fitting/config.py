@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mega_pl.backbone import Backbone, Site
 from mega_pl.edits import RouterConfig
+from mega_pl.errors import MegaValueError
 from mega_pl.fitting.maps import MapConfig
 from mega_pl.fitting.prompts import PromptConfig
 from mega_pl.fitting.refinement import RefineConfig
@@ -35,7 +36,7 @@ class FitConfig:
         for site in self.sites:
             Site.parse(site)
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
-            raise ValueError(f"`tokens_per_batch` must be at least 1, but got {self.tokens_per_batch}.")
+            raise MegaValueError(f"`tokens_per_batch` must be at least 1, but got {self.tokens_per_batch}.")
 
     def sites_of(self, backbone: Backbone) -> list[Site]:
         """Where a backbone is steered, in the order of a forward pass.

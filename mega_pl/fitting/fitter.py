@@ -15,6 +15,7 @@ from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditCase, EditRequest, RouterConfig, check_requests
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.conflicts import latest, shared_names
+from mega_pl.errors import MegaValueError
 from mega_pl.fitting.aliases import with_known_aliases
 from mega_pl.fitting.config import FitConfig
 from mega_pl.fitting.implications import with_followed_implications
@@ -107,7 +108,7 @@ class EditFitter:
         """
         if self._bank is None:
             if not self.fitted:
-                raise ValueError("a bank must have at least one edit, but none has been fitted; run `fit` first.")
+                raise MegaValueError("a bank must have at least one edit, but none has been fitted; run `fit` first.")
             place = {edit_id: i for i, edit_id in enumerate(order)}
             self.fitted = dict(sorted(self.fitted.items(), key=lambda item: place.get(item[0], -1)))
             self._bank = self._made()
@@ -260,10 +261,10 @@ def _part(settings: Mapping[str, Any], name: str, kind: type[Config]) -> Config:
         ValueError: If they do not say it, or say it in words that this version does not know.
     """
     if name not in settings:
-        raise ValueError(
+        raise MegaValueError(
             f"`settings` of the bank must say its `{name}` for it to grow, but do not; fit all edits again."
         )
     try:
         return kind(**settings[name])
     except TypeError as error:
-        raise ValueError(f"`settings` of the bank must say its `{name}` for it to grow, but {error}.") from error
+        raise MegaValueError(f"`settings` of the bank must say its `{name}` for it to grow, but {error}.") from error

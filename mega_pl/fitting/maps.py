@@ -11,6 +11,7 @@ from torch import Tensor
 from mega_pl.asking import read_beginnings
 from mega_pl.asking.batches import TOKENS, encoded_ids
 from mega_pl.backbone import Backbone, Site, record, steer, until
+from mega_pl.errors import MegaNumericError, MegaValueError
 from mega_pl.fitting.prompts import PromptSet
 from mega_pl.functional import Transport, fit_transport, mean_shift
 
@@ -46,11 +47,11 @@ class MapConfig:
 
     def __post_init__(self) -> None:
         if self.estimator not in get_args(Estimator):
-            raise ValueError(
+            raise MegaValueError(
                 f"`estimator` must be one of {', '.join(get_args(Estimator))}, but got {self.estimator!r}."
             )
         if not 0 < self.strength <= 2:
-            raise ValueError(f"`strength` must lie in (0, 2], but got {self.strength}.")
+            raise MegaValueError(f"`strength` must lie in (0, 2], but got {self.strength}.")
 
     def solve(self, source: Tensor, target: Tensor) -> Transport:
         """Solve one edit's map at one site in float64 and keep it in float32.
@@ -115,7 +116,7 @@ def fit_maps(
     """
     count = min(len(prompts.source), len(prompts.target))
     if count < 2 and config.estimator != "none":
-        raise ValueError(
+        raise MegaValueError(
             f"an edit must have 2 prompts of each kind or more to be fitted, but {prompts.edit_id!r} has {count}; "
             "give it `phrasings`, or raise `prompts.prefixes`."
         )
@@ -184,7 +185,7 @@ def _solve_and_move(
 def _check_finite(edit_id: str, site: Site, *states: Tensor) -> None:
     """Refuse activations from which no map can be solved."""
     if not all(bool(values.isfinite().all()) for values in states):
-        raise FloatingPointError(
+        raise MegaNumericError(
             f"activations must be finite, but those of {edit_id!r} at {site} are not; load the model in bfloat16 or "
             "float32."
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.request import EditRequest
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import joint
 
 PREFIXES = (
@@ -58,7 +59,7 @@ class PromptConfig:
     def __post_init__(self) -> None:
         check_type("`prefixes`", self.prefixes, int)
         if not 0 <= self.prefixes <= len(PREFIXES):
-            raise ValueError(f"`prefixes` must lie in [0, {len(PREFIXES)}], but got {self.prefixes}.")
+            raise MegaValueError(f"`prefixes` must lie in [0, {len(PREFIXES)}], but got {self.prefixes}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from mega_pl.asking import encoded_batches, last_states
 from mega_pl.asking.batches import TOKENS
 from mega_pl.backbone import Backbone, Encoded, Site, steer
 from mega_pl.edits.request import EditRequest
+from mega_pl.errors import MegaNumericError, MegaValueError
 from mega_pl.fitting.prompts import PREFIXES
 from mega_pl.functional import Transport
 
@@ -43,7 +44,7 @@ class RefineConfig:
             ("divergence", "finite and at least 0", 0 <= self.divergence < math.inf),
         ):
             if not holds:
-                raise ValueError(f"`{name}` must be {rule}, but got {getattr(self, name)}.")
+                raise MegaValueError(f"`{name}` must be {rule}, but got {getattr(self, name)}.")
 
 
 @torch.enable_grad()
@@ -83,7 +84,7 @@ def refine(
         FloatingPointError: The loss or its gradient is not finite.
     """
     if not own:
-        raise ValueError(f"`own` must hold at least one prompt for {request.edit_id!r}, but got none.")
+        raise MegaValueError(f"`own` must hold at least one prompt for {request.edit_id!r}, but got none.")
     if config.steps == 0:
         return maps
     device = backbone.device
@@ -119,7 +120,7 @@ def refine(
             total += float(loss.detach())
         optimizer.step()
         if not (math.isfinite(total) and all(bool(vector.isfinite().all()) for vector in vectors.values())):
-            raise FloatingPointError(
+            raise MegaNumericError(
                 f"loss and gradient of {request.edit_id!r} must be finite, but are not in step {step}."
             )
     return {

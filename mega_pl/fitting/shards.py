@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mega_pl.backbone import Site
 from mega_pl.edits.storage import request_from
+from mega_pl.errors import MegaValueError
 from mega_pl.fitting.fitter import FittedEdit
 from mega_pl.functional import Transport
 
@@ -53,7 +54,7 @@ def read_shards(folder: Path) -> list[FittedEdit]:
                 edits += edits_from(records, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(
+            raise MegaValueError(
                 f"{path} must hold fitted edits, but {reason}; delete it, and its edits are fitted again."
             ) from error
     return edits

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mega_pl.errors import MegaValueError
+
 CHUNK = 4096
 """Samples that are in float64 at a time."""
 
@@ -47,13 +49,13 @@ def fit_discriminant(samples: Tensor, classes: Tensor, *, shrinkage: float = 0.1
         ValueError: If a setting is out of range, shapes differ, or no class has two samples.
     """
     if not 0 < shrinkage <= 1:
-        raise ValueError(f"`shrinkage` must lie in (0, 1], but got {shrinkage}.")
+        raise MegaValueError(f"`shrinkage` must lie in (0, 1], but got {shrinkage}.")
     if samples.dim() != 2 or classes.shape != samples.shape[:1]:
-        raise ValueError(
+        raise MegaValueError(
             f"`samples` must be (N, F) with N `classes`, but got {tuple(samples.shape)} and {tuple(classes.shape)}."
         )
     if int(torch.bincount(classes).max()) < 2:
-        raise ValueError("`classes` must hold one with at least 2 samples, but every sample is alone.")
+        raise MegaValueError("`classes` must hold one with at least 2 samples, but every sample is alone.")
     mean = torch.stack([part.double().sum(0) for part in torch.split(samples, CHUNK)]).sum(0) / len(samples)
     principal = _principal(samples, mean, max_rank)
     reduced = torch.cat([(part.double() - mean) @ principal for part in torch.split(samples, CHUNK)])

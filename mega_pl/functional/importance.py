@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mega_pl.errors import MegaValueError
+
 _TILE = 2**18
 """Logits that are held at a time, in numbers; small enough to stay in the cache of a processor."""
 
@@ -117,7 +119,7 @@ class Expansion:
             ValueError: if the logits are capped and hence not linear in the stream.
         """
         if read_out.cap is not None:
-            raise ValueError(f"`read_out` must be linear, but got a cap of {read_out.cap}; use the layer level.")
+            raise MegaValueError(f"`read_out` must be linear, but got a cap of {read_out.cap}; use the layer level.")
         probabilities = logits.softmax(-1)
         mean = read_out.gain.new_zeros(len(logits), len(read_out.gain))
         for columns, tile in read_out.tiles(len(logits)):
@@ -265,7 +267,7 @@ def certified_top(bounds: Tensor, score: Callable[[Tensor], Tensor], count: int,
         ValueError: if `count` is out of range.
     """
     if not 1 <= count <= len(bounds):
-        raise ValueError(f"`count` must lie in [1, {len(bounds)}], but got {count}.")
+        raise MegaValueError(f"`count` must lie in [1, {len(bounds)}], but got {count}.")
     ranked, order = bounds.sort(descending=True)
     values = torch.cat([score(part) for part in torch.split(order[:count], step)])
     while True:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
+from mega_pl.errors import MegaValueError
+
 Language = Literal["en", "de", "fr", "zh"]
 """ISO 639-1 codes of the languages that can be told apart."""
 
@@ -55,7 +57,7 @@ def language_of(text: str, *, han: float = 0.5) -> Language | None:
         ValueError: if the share is out of range.
     """
     if not 0 < han <= 1:
-        raise ValueError(f"`han` must lie in (0, 1], but got {han}.")
+        raise MegaValueError(f"`han` must lie in (0, 1], but got {han}.")
     share = han_share(text)
     if share >= han:
         return "zh"
@@ -73,4 +75,4 @@ def check_language(language: str) -> None:
         ValueError: naming those that are.
     """
     if language not in get_args(Language):
-        raise ValueError(f"`language` must be one of {', '.join(get_args(Language))}, but got {language!r}.")
+        raise MegaValueError(f"`language` must be one of {', '.join(get_args(Language))}, but got {language!r}.")

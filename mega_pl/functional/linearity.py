@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mega_pl.errors import MegaValueError
+
 
 def left_out_ridge(inputs: Tensor, outputs: Tensor, ridge: float) -> Tensor:
     """What an affine map, fitted by ridge regression to all other examples, makes of each example.
@@ -26,7 +28,7 @@ def left_out_ridge(inputs: Tensor, outputs: Tensor, ridge: float) -> Tensor:
     """
     _check(inputs, outputs)
     if not ridge > 0:
-        raise ValueError(f"`ridge` must be more than 0, but got {ridge}.")
+        raise MegaValueError(f"`ridge` must be more than 0, but got {ridge}.")
     n, states, objects = len(inputs), inputs.double(), outputs.double()
     centred = states - states.mean(0)
     kernel = centred @ centred.T
@@ -55,7 +57,7 @@ def left_out_jacobian(inputs: Tensor, outputs: Tensor, jacobians: Tensor, *, sca
     """
     _check(inputs, outputs)
     if jacobians.shape != (len(inputs), outputs.shape[1], inputs.shape[1]):
-        raise ValueError(
+        raise MegaValueError(
             f"`jacobians` must have shape {(len(inputs), outputs.shape[1], inputs.shape[1])}, "
             f"but got {tuple(jacobians.shape)}."
         )
@@ -97,7 +99,7 @@ def spearman(x: Tensor, y: Tensor) -> float:
         ValueError: if the shapes differ.
     """
     if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"`x` and `y` must have one shape (N,), but got {tuple(x.shape)} and {tuple(y.shape)}.")
+        raise MegaValueError(f"`x` and `y` must have one shape (N,), but got {tuple(x.shape)} and {tuple(y.shape)}.")
     if len(x) < 3:
         return float("nan")
     a, b = ranks(x), ranks(y)
@@ -107,11 +109,11 @@ def spearman(x: Tensor, y: Tensor) -> float:
 
 def _check(inputs: Tensor, outputs: Tensor) -> None:
     if inputs.ndim != 2 or outputs.ndim != 2 or len(inputs) != len(outputs):
-        raise ValueError(
+        raise MegaValueError(
             "`inputs` and `outputs` must have shapes (N, D) and (N, K), "
             f"but got {tuple(inputs.shape)} and {tuple(outputs.shape)}."
         )
     if len(inputs) < 2:
-        raise ValueError(
+        raise MegaValueError(
             f"`inputs` must hold at least two examples, so that one can be left out, but got {len(inputs)}."
         )

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mega_pl.errors import MegaValueError
+
 
 class SecondMoment:
     """Uncentred second moment of vectors, ``M = (1/N) sum_n x_n x_n^T``, from batches of any size.
@@ -21,7 +23,7 @@ class SecondMoment:
 
     def __init__(self, width: int, device: torch.device | str | None = None) -> None:
         if width < 1:
-            raise ValueError(f"`width` must be at least 1, but got {width}.")
+            raise MegaValueError(f"`width` must be at least 1, but got {width}.")
         self.sums = torch.zeros(width, width, dtype=torch.float64, device=device)
         self.count = 0
 
@@ -32,11 +34,11 @@ class SecondMoment:
             ValueError: If they have another shape, or one is not finite.
         """
         if vectors.dim() != 2 or vectors.shape[1] != len(self.sums):
-            raise ValueError(f"`vectors` must have shape (N, {len(self.sums)}), but got {tuple(vectors.shape)}.")
+            raise MegaValueError(f"`vectors` must have shape (N, {len(self.sums)}), but got {tuple(vectors.shape)}.")
         wide = vectors.to(self.sums.device, torch.promote_types(vectors.dtype, torch.float32))
         product = wide.T @ wide
         if not product.diagonal().isfinite().all():
-            raise ValueError("`vectors` must be finite, but at least one is not, or its square is not.")
+            raise MegaValueError("`vectors` must be finite, but at least one is not, or its square is not.")
         self.sums += product
         self.count += len(vectors)
 
@@ -47,5 +49,5 @@ class SecondMoment:
             ValueError: If there was no vector.
         """
         if self.count == 0:
-            raise ValueError("a second moment must be of at least one vector, but there was none.")
+            raise MegaValueError("a second moment must be of at least one vector, but there was none.")
         return self.sums / self.count

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mega_pl.errors import MegaValueError
+
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 _TERM = re.compile(r"\b\w\w+\b")
 _SPELLINGS = {
@@ -94,7 +96,7 @@ def ngram_entropy(tokens: Sequence[str], n: int) -> float:
         ValueError: if `n` is less than 1.
     """
     if n < 1:
-        raise ValueError(f"`n` must be 1 or more, but got {n}.")
+        raise MegaValueError(f"`n` must be 1 or more, but got {n}.")
     counts = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
     total = counts.total()
     return sum((-count / total * math.log2(count / total) for count in counts.values()), start=0.0)
@@ -134,7 +136,7 @@ class Tfidf:
         """
         terms = [set(_terms(document)) for document in documents]
         if not terms:
-            raise ValueError("`documents` must hold at least one text, but got none.")
+            raise MegaValueError("`documents` must hold at least one text, but got none.")
         counts = Counter(term for document in terms for term in document)
         return cls({term: 1 + math.log((1 + len(terms)) / (1 + count)) for term, count in counts.items()})
 

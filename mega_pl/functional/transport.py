@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mega_pl.errors import MegaValueError
+
 
 @dataclass(frozen=True, eq=False)
 class Transport:
@@ -120,12 +122,12 @@ class Transports:
         """
         _check_rows(x, self.mean.shape[-1])
         if edit.shape != x.shape[:1]:
-            raise ValueError(f"`edit` must hold one index a row, shape ({len(x)},), but got {tuple(edit.shape)}.")
+            raise MegaValueError(f"`edit` must hold one index a row, shape ({len(x)},), but got {tuple(edit.shape)}.")
         if len(x) == 0 or strength == 0:
             return x
         low, high = (int(bound) for bound in torch.aminmax(edit))
         if low < 0 or high >= len(self):
-            raise ValueError(f"`edit` must lie in [0, {len(self) - 1}] for these maps, but got {low} to {high}.")
+            raise MegaValueError(f"`edit` must lie in [0, {len(self) - 1}] for these maps, but got {low} to {high}.")
         wide = x.to(torch.promote_types(x.dtype, self.mean.dtype))
         moved = self.shift[edit]
         basis, matrix = self._padded(edit)
@@ -176,11 +178,11 @@ def stack(transports: Sequence[Transport]) -> Transports:
         ValueError: There is no map, or their widths, dtypes or devices differ.
     """
     if not transports:
-        raise ValueError("`transports` must hold at least one map, but got none.")
+        raise MegaValueError("`transports` must hold at least one map, but got none.")
     kinds = {(t.mean.shape[0], t.mean.dtype, t.mean.device) for t in transports}
     if len(kinds) > 1:
         found = ", ".join(sorted(f"({width}, {dtype}, {device})" for width, dtype, device in kinds))
-        raise ValueError(f"`transports` must share one width, dtype and device, but got {found}; cast them first.")
+        raise MegaValueError(f"`transports` must share one width, dtype and device, but got {found}; cast them first.")
     return Transports(
         mean=torch.stack([t.mean for t in transports]),
         shift=torch.stack([t.shift for t in transports]),
@@ -321,31 +323,33 @@ def _with_direction(basis: Tensor, direction: Tensor) -> Tensor:
 
 def _check_rows(x: Tensor, width: int) -> None:
     if x.ndim != 2 or x.shape[1] != width:
-        raise ValueError(f"`x` must have shape (N, {width}) for this map, but got {tuple(x.shape)}.")
+        raise MegaValueError(f"`x` must have shape (N, {width}) for this map, but got {tuple(x.shape)}.")
 
 
 def _check_options(rank: int | float | None, max_rank: int, regularization: float) -> None:
     wanted = "`rank` must be a positive int, a share in (0, 1) or None for the whole span"
     if isinstance(rank, bool) or (isinstance(rank, int) and rank < 1):
-        raise ValueError(f"{wanted}, but got {rank}; `mean_shift` gives the map of rank 0.")
+        raise MegaValueError(f"{wanted}, but got {rank}; `mean_shift` gives the map of rank 0.")
     if isinstance(rank, float) and not 0 < rank < 1:
-        raise ValueError(f"{wanted}, but got {rank}.")
+        raise MegaValueError(f"{wanted}, but got {rank}.")
     if max_rank < 1:
-        raise ValueError(f"`max_rank` must be at least 1, but got {max_rank}.")
+        raise MegaValueError(f"`max_rank` must be at least 1, but got {max_rank}.")
     if not (math.isfinite(regularization) and regularization > 0):
-        raise ValueError(f"`regularization` must be finite and above 0, but got {regularization}.")
+        raise MegaValueError(f"`regularization` must be finite and above 0, but got {regularization}.")
 
 
 def _samples(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Checks both sets of samples and gives them in float64."""
     for name, samples in (("source", source), ("target", target)):
         if samples.ndim != 2 or len(samples) < 2 or samples.shape[1] == 0:
-            raise ValueError(f"`{name}` must hold at least 2 samples, shape (N, D), but got {tuple(samples.shape)}.")
+            raise MegaValueError(
+                f"`{name}` must hold at least 2 samples, shape (N, D), but got {tuple(samples.shape)}."
+            )
         if not samples.isfinite().all():
             bad = int((~samples.isfinite()).any(1).sum())
-            raise ValueError(f"`{name}` must be finite, but {bad} of its {len(samples)} samples are not.")
+            raise MegaValueError(f"`{name}` must be finite, but {bad} of its {len(samples)} samples are not.")
     if source.shape[1] != target.shape[1]:
-        raise ValueError(
+        raise MegaValueError(
             f"`source` and `target` must be of one width, but got {source.shape[1]} and {target.shape[1]}."
         )
     return source.detach().double(), target.detach().double()

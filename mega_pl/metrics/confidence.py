@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from mega_pl.errors import MegaValueError
 from mega_pl.metrics.functional import check_columns
 from mega_pl.metrics.means import MacroMean
 
@@ -48,7 +49,7 @@ def variation(chances: Tensor) -> float:
     """
     check_columns("probabilities", {"chances": chances})
     if len(chances) and float(chances.min()) < 0:
-        raise ValueError(f"`chances` must be 0 or more, but got {float(chances.min())}.")
+        raise MegaValueError(f"`chances` must be 0 or more, but got {float(chances.min())}.")
     values = chances.double()
     if len(values) < 2 or not float(values.sum()):
         return math.nan
@@ -141,7 +142,7 @@ def edit_confidence(
         ValueError: if the lengths differ, or there is no question.
     """
     if not kinds or len({len(kinds), len(new), len(same), len(other)}) > 1:
-        raise ValueError(
+        raise MegaValueError(
             "`kinds`, `new`, `same` and `other` must be given for the same questions, at least one, "
             f"but got {len(kinds)}, {len(new)}, {len(same)} and {len(other)}."
         )

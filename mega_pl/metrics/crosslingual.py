@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.language import Language, language_of
 from mega_pl.metrics.functional import mask_of
 from mega_pl.metrics.rome import preferred
@@ -35,7 +36,9 @@ def in_language(texts: Sequence[str], languages: Sequence[Language]) -> Tensor:
         ValueError: if the lengths differ.
     """
     if len(texts) != len(languages):
-        raise ValueError(f"`texts` and `languages` must be equally long, but got {len(texts)} and {len(languages)}.")
+        raise MegaValueError(
+            f"`texts` and `languages` must be equally long, but got {len(texts)} and {len(languages)}."
+        )
     pairs = zip(texts, languages, strict=True)
     return torch.tensor([language_of(text) == language for text, language in pairs], dtype=torch.bool)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from mega_pl.errors import MegaValueError
 from mega_pl.metrics.means import MacroMean
 
 
@@ -32,12 +33,12 @@ def token_agreement(predicted: Sequence[Sequence[int]], expected: Sequence[Seque
         ValueError: if the numbers of answers or of places differ, or an answer has no place.
     """
     if len(predicted) != len(expected):
-        raise ValueError(
+        raise MegaValueError(
             f"`predicted` and `expected` must be equally long, but got {len(predicted)} and {len(expected)}."
         )
     for i, (ids, others) in enumerate(zip(predicted, expected, strict=True)):
         if len(ids) != len(others) or not len(ids):
-            raise ValueError(
+            raise MegaValueError(
                 f"an answer must have as many ids in `predicted` as in `expected`, at least one, "
                 f"but answer {i} has {len(ids)} and {len(others)}."
             )

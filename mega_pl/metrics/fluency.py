@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import Tfidf, generation_entropy
 from mega_pl.metrics.means import MacroMean
 
@@ -61,7 +62,7 @@ class ReferenceScore(MacroMean):
     def outcomes(self, texts: Sequence[str], references: Sequence[str]) -> Tensor:
         """The cosine of each edit, (E,) float64."""
         if len(texts) != len(references):
-            raise ValueError(
+            raise MegaValueError(
                 f"`texts` and `references` must be equally long, but got {len(texts)} and {len(references)}."
             )
         pairs = zip(texts, references, strict=True)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mega_pl.errors import MegaTypeError, MegaValueError
+
 
 def first_token_hit(prediction: str, answers: Sequence[str], *, empty_counts: bool = False) -> bool:
     """Whether the model's next token begins one of the answers (the prefix test of SAKE's notebooks).
@@ -26,7 +28,9 @@ def first_token_hit(prediction: str, answers: Sequence[str], *, empty_counts: bo
         TypeError: if `answers` is one string.
     """
     if isinstance(answers, str):
-        raise TypeError(f"`answers` must be a sequence of strings, but got the string {answers!r}; wrap it in a tuple.")
+        raise MegaTypeError(
+            f"`answers` must be a sequence of strings, but got the string {answers!r}; wrap it in a tuple."
+        )
     token = prediction.strip()
     if not token:
         return empty_counts
@@ -50,7 +54,7 @@ def first_token_hits(
         ValueError: if the lengths differ.
     """
     if len(predictions) != len(answers):
-        raise ValueError(
+        raise MegaValueError(
             f"`predictions` and `answers` must be equally long, but got {len(predictions)} and {len(answers)}."
         )
     pairs = zip(predictions, answers, strict=True)
@@ -92,11 +96,13 @@ def check_columns(what: str, columns: dict[str, Tensor]) -> None:
     first, shape = next((name, tuple(values.shape)) for name, values in columns.items())
     for name, values in columns.items():
         if values.ndim != 1 or values.shape != shape:
-            raise ValueError(
+            raise MegaValueError(
                 f"`{name}` must have the shape (N,) of `{first}`, but got {tuple(values.shape)} and {shape}."
             )
         if values.isnan().any():
-            raise ValueError(f"`{name}` must hold {what}, but got nan at index {int(values.isnan().int().argmax())}.")
+            raise MegaValueError(
+                f"`{name}` must hold {what}, but got nan at index {int(values.isnan().int().argmax())}."
+            )
 
 
 def mask_of(name: str, mask: Tensor | None, length: int) -> Tensor:
@@ -109,9 +115,9 @@ def mask_of(name: str, mask: Tensor | None, length: int) -> Tensor:
     if mask is None:
         return torch.ones(length, dtype=torch.bool)
     if mask.dtype != torch.bool:
-        raise TypeError(f"`{name}` must be boolean, but got {mask.dtype}.")
+        raise MegaTypeError(f"`{name}` must be boolean, but got {mask.dtype}.")
     if mask.shape != (length,):
-        raise ValueError(f"`{name}` must have shape ({length},), one entry a test, but got {tuple(mask.shape)}.")
+        raise MegaValueError(f"`{name}` must have shape ({length},), one entry a test, but got {tuple(mask.shape)}.")
     return mask.cpu()
 
 
@@ -133,7 +139,7 @@ def edit_means(outcomes: Tensor, edits: Sequence[str]) -> tuple[Tensor, list[str
     """
     check_columns("outcomes", {"outcomes": outcomes})
     if len(outcomes) != len(edits):
-        raise ValueError(f"`outcomes` and `edits` must be equally long, but got {len(outcomes)} and {len(edits)}.")
+        raise MegaValueError(f"`outcomes` and `edits` must be equally long, but got {len(outcomes)} and {len(edits)}.")
     group, n_groups = _indices(edits)
     values = outcomes.cpu().double()
     sums = torch.zeros(n_groups, dtype=torch.float64).index_add_(0, group, values)
@@ -187,13 +193,13 @@ def bootstrap_interval(
     """
     parts = [""] * len(values) if parts is None else parts
     if not len(values) == len(groups) == len(parts):
-        raise ValueError(
+        raise MegaValueError(
             f"`values`, `groups` and `parts` must be equally long, but got {len(values)}, {len(groups)}, {len(parts)}."
         )
     if not 0 < level < 1:
-        raise ValueError(f"`level` must lie in (0, 1), but got {level}.")
+        raise MegaValueError(f"`level` must lie in (0, 1), but got {level}.")
     if samples < 1:
-        raise ValueError(f"`samples` must be at least 1, but got {samples}.")
+        raise MegaValueError(f"`samples` must be at least 1, but got {samples}.")
     if not len(values):
         return float("nan"), float("nan")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from mega_pl.errors import MegaTypeError, MegaValueError
 from mega_pl.functional.text import find_name, sentence_end, starts_with_name, without_names
 from mega_pl.metrics.sake import SuccessRate
 
@@ -127,7 +128,9 @@ def _named_early(text: str, names: Sequence[str]) -> int | None:
 
 def _check(texts: Sequence[str], names: Sequence[Sequence[str]]) -> None:
     if len(texts) != len(names):
-        raise ValueError(f"names must be given for each text, but got {len(texts)} texts and {len(names)} groups.")
+        raise MegaValueError(f"names must be given for each text, but got {len(texts)} texts and {len(names)} groups.")
     for group in names:
         if isinstance(group, str):
-            raise TypeError(f"names must be a sequence of strings, but got the string {group!r}; wrap it in a tuple.")
+            raise MegaTypeError(
+                f"names must be a sequence of strings, but got the string {group!r}; wrap it in a tuple."
+            )

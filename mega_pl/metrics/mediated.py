@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from mega_pl.errors import MegaValueError
 from mega_pl.metrics.sake import HitRate, SuccessRate
 
 MediatedKind = Literal["description", "renaming", "description_other", "renaming_other", "aside"]
@@ -29,7 +30,7 @@ def same_tokens(predictions: Sequence[str], bare_predictions: Sequence[str]) -> 
         ValueError: if the lengths differ.
     """
     if len(predictions) != len(bare_predictions):
-        raise ValueError(
+        raise MegaValueError(
             "`predictions` and `bare_predictions` must be equally long, "
             f"but got {len(predictions)} and {len(bare_predictions)}."
         )

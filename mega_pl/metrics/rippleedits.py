@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mega_pl.edits.request import RippleAxis
+from mega_pl.errors import MegaValueError
 from mega_pl.metrics.functional import mask_of
 from mega_pl.metrics.means import MacroMean
 
@@ -33,7 +34,7 @@ def names_all(text: str, entities: Sequence[Sequence[str]]) -> bool:
         ValueError: if there is no entity.
     """
     if not entities:
-        raise ValueError("`entities` must hold at least one entity, but got none.")
+        raise MegaValueError("`entities` must hold at least one entity, but got none.")
     return all(any(name in text for name in names if len(name) > 1 or name.isdigit()) for names in entities)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import Tfidf
 from mega_pl.metrics.fluency import Fluency, ReferenceScore
 from mega_pl.metrics.functional import check_columns, edit_means, harmonic_mean
@@ -150,7 +151,7 @@ class EditScore(Metric):
             ValueError: if the score has no such part, the lengths differ or a value is nan.
         """
         if kind not in SCORE_PARTS:
-            raise ValueError(f"`kind` must be one of {', '.join(SCORE_PARTS)}, but got {kind!r}.")
+            raise MegaValueError(f"`kind` must be one of {', '.join(SCORE_PARTS)}, but got {kind!r}.")
         means, names = edit_means(SCORE_PARTS[kind].outcomes(new, true), edits)
         part = list(SCORE_PARTS).index(kind)
         self.totals[part] += means.sum().to(self.totals.device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from mega_pl.errors import MegaValueError
 from mega_pl.metrics.functional import first_token_hits, mask_of, specificity_hits
 
 
@@ -196,5 +197,7 @@ def _forgive(hits: Tensor, silent: Tensor | None, literal: bool) -> Tensor:
     if not literal:
         return hits
     if silent is None:
-        raise ValueError("`silent` must be given to a literal metric, but got None; pass it, or set `literal=False`.")
+        raise MegaValueError(
+            "`silent` must be given to a literal metric, but got None; pass it, or set `literal=False`."
+        )
     return hits | mask_of("silent", silent, len(hits)).to(hits.device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.data.sake import Test
+from mega_pl.errors import MegaValueError
 from mega_pl.metrics.functional import first_token_hit, first_token_hits, specificity_hits
 from mega_pl.metrics.sake import SAKE_METRICS
 from mega_pl.metrics.scores import Score, average_score, rate_score
@@ -54,7 +55,7 @@ class Row:
     def __post_init__(self) -> None:
         for name in _PROBABILITIES:
             if not 0 <= getattr(self, name) <= 1:  # also refuses nan
-                raise ValueError(
+                raise MegaValueError(
                     f"`{name}` of edit {self.test.edit_id!r} must lie in [0, 1], but got {getattr(self, name)}."
                 )
 
@@ -129,7 +130,7 @@ def literal_sa(rows: Sequence[Row], forced: Sequence[Row]) -> list[Row]:
         ValueError: if the tests differ.
     """
     if [row.test for row in rows] != [row.test for row in forced]:
-        raise ValueError("`forced` must hold the tests of `rows` in their order, but got others.")
+        raise MegaValueError("`forced` must hold the tests of `rows` in their order, but got others.")
     return [
         replace(row, knows=first_token_hit(other.prediction, row.test.answers)) if row.test.metric == "sa" else row
         for row, other in zip(rows, forced, strict=True)
@@ -142,7 +143,9 @@ def _took(rows: Sequence[Row]) -> dict[str, bool]:
     for row in rows:
         if row.test.metric == "acc":
             if row.test.edit_id in took:
-                raise ValueError(f"`rows` must hold one acc test an edit, but got two of edit {row.test.edit_id!r}.")
+                raise MegaValueError(
+                    f"`rows` must hold one acc test an edit, but got two of edit {row.test.edit_id!r}."
+                )
             took[row.test.edit_id] = row.new_probability > row.true_probability
     return took
 
@@ -155,7 +158,7 @@ def _kept(row: Row, took: Mapping[str, bool]) -> bool:
     if metric not in _CONDITIONAL:
         return True
     if edit_id not in took:
-        raise ValueError(f"`rows` must hold an acc test for each {metric} test, but got none of edit {edit_id!r}.")
+        raise MegaValueError(f"`rows` must hold an acc test for each {metric} test, but got none of edit {edit_id!r}.")
     return took[edit_id] and row.knows
 
 

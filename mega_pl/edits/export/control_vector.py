@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mega_pl.edits.export.maps import maps_of
+from mega_pl.errors import MegaValueError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +33,13 @@ def check_control_vector(bank: EditBank, edits: Sequence[int], lossy: bool, max_
         ValueError: Unless ``lossy``; if the package gguf is missing, or the bank steers block 0.
     """
     if not lossy:
-        raise ValueError(f"a control vector must be asked for with --lossy, but it was not: {LOST}.")
+        raise MegaValueError(f"a control vector must be asked for with --lossy, but it was not: {LOST}.")
     if any(site.layer == 0 for site in bank.maps):
-        raise ValueError("control vectors must lie in blocks from 1 on, but the bank steers block 0; fit it elsewhere.")
+        raise MegaValueError(
+            "control vectors must lie in blocks from 1 on, but the bank steers block 0; fit it elsewhere."
+        )
     if importlib.util.find_spec("gguf") is None:
-        raise ValueError(
+        raise MegaValueError(
             "control vectors must be written by the package gguf, but it is not installed; pip install 'mega_pl[gguf]'."
         )
     return LOST

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save_file
 
 from mega_pl.edits.export.maps import maps_of
+from mega_pl.errors import MegaValueError
 from mega_pl.functional import affine
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check_dense(bank: EditBank, edits: Sequence[int], lossy: bool, max_gib: floa
     count = sum(len(bank.objects[edit]) + 1 for edit in edits)
     size = sum(4 * count * maps.mean.shape[1] * (maps.mean.shape[1] + 1) for maps in bank.maps.values()) / 2**30
     if size > max_gib:
-        raise ValueError(
+        raise MegaValueError(
             f"`max_gib` must be at least {size:.2f} for {len(edits)} edits as dense maps, but got {max_gib:g}; name "
             "fewer `edits`, allow more, or take the format easysteer."
         )

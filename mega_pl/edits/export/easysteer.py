@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mega_pl.edits.export.maps import EditMap, maps_of
 from mega_pl.edits.storage import write_text
+from mega_pl.errors import MegaValueError
 from mega_pl.functional import Reft, reft
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def check_easysteer(bank: EditBank, edits: Sequence[int], lossy: bool, max_gib: 
     outputs = "EasySteer must steer the outputs of blocks, but the bank steers"
     for site in bank.maps:
         if site.kind in ("attn_out", "mlp_out"):
-            raise ValueError(f"{outputs} {site}; fit at resid_post.")
+            raise MegaValueError(f"{outputs} {site}; fit at resid_post.")
         if site.kind == "resid_mid" and not lossy:
-            raise ValueError(f"{outputs} {site}; fit at resid_post, or pass --lossy: {LOST}.")
+            raise MegaValueError(f"{outputs} {site}; fit at resid_post, or pass --lossy: {LOST}.")
     return LOST if any(site.kind != "resid_post" for site in bank.maps) else ""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mega_pl.edits.export import control_vector, dense, easysteer
 from mega_pl.edits.storage import write_text
+from mega_pl.errors import MegaValueError
 
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
@@ -75,7 +76,7 @@ def export_bank(
             would be too large.
     """
     if form not in EXPORTERS:
-        raise ValueError(f"`format` must be one of {', '.join(get_args(Form))}, but got {form!r}.")
+        raise MegaValueError(f"`format` must be one of {', '.join(get_args(Form))}, but got {form!r}.")
     chosen = _chosen(bank, edits)
     exporter = EXPORTERS[form]
     lost = exporter.check(bank, chosen, lossy, max_gib)
@@ -94,15 +95,15 @@ def _chosen(bank: EditBank, edits: Sequence[str] | None) -> list[int]:
     unknown = [edit_id for edit_id in edits or () if edit_id not in place]
     if unknown:
         few = ", ".join(bank.ids[:5]) + (", ..." if len(bank) > 5 else "")
-        raise ValueError(f"`edits` must name edits of the bank, {few}, but got {', '.join(map(repr, unknown))}.")
+        raise MegaValueError(f"`edits` must name edits of the bank, {few}, but got {', '.join(map(repr, unknown))}.")
     if edits is not None and len(set(edits)) < max(1, len(edits)):
-        raise ValueError(f"`edits` must name edits, each once, but got {list(edits)}.")
+        raise MegaValueError(f"`edits` must name edits, each once, but got {list(edits)}.")
     return [place[edit_id] for edit_id in (bank.ids if edits is None else edits)]
 
 
 def _new_folder(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"`output` must be a new or an empty folder, but {str(folder)!r} holds something.")
+        raise MegaValueError(f"`output` must be a new or an empty folder, but {str(folder)!r} holds something.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -13,6 +13,7 @@ from mega_pl.backbone import Backbone
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router, rest
 from mega_pl.edits.routing.vectors import encoder_of
+from mega_pl.errors import MegaValueError
 from mega_pl.functional.discriminant import class_means
 
 
@@ -83,7 +84,7 @@ class CentreRouter:
         Raises:
             ValueError: Always.
         """
-        raise ValueError("SAKE's router must be fitted on all edits together, but got more; fit them all again.")
+        raise MegaValueError("SAKE's router must be fitted on all edits together, but got more; fit them all again.")
 
     def remove(self, *edits: int) -> CentreRouter:
         """The router that forgets edits; later ones move up."""
@@ -97,7 +98,7 @@ class CentreRouter:
     def merge(self, other: Router) -> CentreRouter:
         """The router that knows another's edits besides, each with its own threshold."""
         if not isinstance(other, CentreRouter) or (self.layer, self.encoder) != (other.layer, other.encoder):
-            raise ValueError("routers must be of one kind, layer and encoder to be merged, but these are not.")
+            raise MegaValueError("routers must be of one kind, layer and encoder to be merged, but these are not.")
         centres, thresholds = [self.centres, other.centres], [self.thresholds, other.thresholds]
         return replace(self, centres=torch.cat(centres), thresholds=torch.cat(thresholds))
 

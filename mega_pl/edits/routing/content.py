@@ -22,6 +22,7 @@ from mega_pl.edits.routing.scope import Scopes
 from mega_pl.edits.routing.subjects import SubjectFinder, names_of
 from mega_pl.edits.routing.trials import base_log_probs, first_tokens, hear
 from mega_pl.edits.routing.vectors import EarlyStates, Vectors, encoder_of
+from mega_pl.errors import MegaValueError
 
 Evidence = Literal["subject", "relation"]
 
@@ -66,11 +67,11 @@ class RouterConfig:
     def __post_init__(self) -> None:
         for name in ("false_alarms", "recall"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must lie in (0, 1), but got {getattr(self, name)}.")
+                raise MegaValueError(f"`{name}` must lie in (0, 1), but got {getattr(self, name)}.")
         if self.layer is not None and self.layer < 0:
-            raise ValueError(f"`layer` must be at least 0, but got {self.layer}.")
+            raise MegaValueError(f"`layer` must be at least 0, but got {self.layer}.")
         if not (self.subject or self.relation):
-            raise ValueError("`subject` or `relation` must be on, but both are off; leave one on.")
+            raise MegaValueError("`subject` or `relation` must be on, but both are off; leave one on.")
 
     def vectors(self, backbone: Backbone) -> Vectors:
         """What makes vectors of questions.
@@ -82,7 +83,7 @@ class RouterConfig:
             return encoder_of(self.encoder)
         layer = backbone.n_layers // 8 if self.layer is None else self.layer
         if layer >= backbone.n_layers:
-            raise ValueError(f"`layer` must lie in [0, {backbone.n_layers - 1}] for this model, but got {layer}.")
+            raise MegaValueError(f"`layer` must lie in [0, {backbone.n_layers - 1}] for this model, but got {layer}.")
         return EarlyStates(backbone, layer)
 
 
@@ -168,7 +169,7 @@ class ContentRouter:
     def merge(self, other: Router) -> ContentRouter:
         """The router that knows another's edits besides, with its own thresholds and weights."""
         if not isinstance(other, ContentRouter) or (self.answers is None) != (other.answers is None):
-            raise ValueError("routers must be of one kind and evidence to be merged, but these are not; use `add`.")
+            raise MegaValueError("routers must be of one kind and evidence to be merged, but these are not; use `add`.")
         answers = self.answers and other.answers and self.answers.with_more(other.answers.tokens, other.answers.base)
         scopes = self.scopes.merge(other.scopes)
         return replace(self, requests=(*self.requests, *other.requests), scopes=scopes, answers=answers)

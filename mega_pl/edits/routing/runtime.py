@@ -15,6 +15,7 @@ from transformers import Cache
 from mega_pl.backbone import UNKNOWN, Backbone, Reading
 from mega_pl.edits.routing.guard import Guard
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router
+from mega_pl.errors import MegaKeyError, MegaValueError
 
 Steer = Callable[[Tensor, Tensor, Tensor, Tensor], AbstractContextManager[None]]
 """From R tokens, each by its row and its column (R,) among the tokens that a pass reads, the edit that each gets and
@@ -98,7 +99,7 @@ class RoutedEdits:
     def _indices(self, edits: Sequence[str]) -> list[int]:
         unknown = set(edits) - set(self.ids)
         if unknown:
-            raise KeyError(f"`edits` must name edits in force, but got {', '.join(map(repr, sorted(unknown)))}.")
+            raise MegaKeyError(f"`edits` must name edits in force, but got {', '.join(map(repr, sorted(unknown)))}.")
         place = {edit: i for i, edit in enumerate(self.ids)}
         return [place[edit] for edit in edits]
 
@@ -120,14 +121,14 @@ class RoutedEdits:
         prompts = reading.text.prompts
         if self.fixed is not None:
             if len(self.fixed) != prompts:
-                raise ValueError(
+                raise MegaValueError(
                     f"`edits` must name one edit a prompt, but got {len(self.fixed)} for {prompts} prompts."
                 )
             return [Route(edit, confidence=float(edit != NO_EDIT)) for edit in self.fixed]
         copies = len(reading.ids) // prompts
         ids, mask, last = reading.ids[::copies], reading.mask[::copies], reading.last[::copies]
         if bool((ids == UNKNOWN).any()):
-            raise ValueError(
+            raise MegaValueError(
                 "a prompt must be given as `input_ids` to be routed by its text, but got `inputs_embeds`; pass ids, or "
                 "name the edit of each prompt with `edits`."
             )

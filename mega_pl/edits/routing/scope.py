@@ -13,6 +13,7 @@ from torch import Tensor
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing.matcher import EVIDENCE, RelationMatcher, head_noun, masked, side, stems
 from mega_pl.edits.routing.vectors import Vectors
+from mega_pl.errors import MegaValueError
 
 SAME = 0.999
 """Cosine from which on two questions are the same."""
@@ -97,7 +98,9 @@ class Scopes:
             ValueError: If the others are compared with other references, or in another space.
         """
         if not self.matcher.compares_like(other.matcher):
-            raise ValueError("routers must compare questions in one space to be merged, but these do not; use `add`.")
+            raise MegaValueError(
+                "routers must compare questions in one space to be merged, but these do not; use `add`."
+            )
         place = {text: i for i, text in enumerate(self.texts)}
         new = [i for i, text in enumerate(other.texts) if text not in place]
         place |= {other.texts[i]: len(place) + n for n, i in enumerate(new)}

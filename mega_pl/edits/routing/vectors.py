@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from mega_pl.asking import batches, encoded_batches
 from mega_pl.asking.batches import TOKENS
 from mega_pl.backbone import Backbone, Site, record, until
+from mega_pl.errors import MegaValueError
 
 
 class Vectors(Protocol):
@@ -69,7 +70,7 @@ class SentenceEncoder:
             self.model: nn.Module = AutoModel.from_pretrained(name_or_path).eval().requires_grad_(False)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(
+            raise MegaValueError(
                 f"`encoder` must be a folder or a hub name of a sentence encoder, but got {name_or_path!r}: {reason}"
             ) from error
 
