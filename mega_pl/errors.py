@@ -1,11 +1,15 @@
 """What the package raises: each error is of one base class, and of the built-in class that fits."""
 
+HALF = 400
+"""Characters of either end of a message that are shown where a value in it is very long."""
+
 
 class MegaError(Exception):
     """Something that whoever called can mend; its message is one line, with the rule, the value and the way out."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""  # a KeyError would put quotes around it
+        text = str(self.args[0]) if self.args else ""  # a KeyError would put quotes around it
+        return text if len(text) <= 2 * HALF else f"{text[:HALF]} ... {text[-HALF:]}"
 
 
 class MegaValueError(MegaError, ValueError):
@@ -26,6 +30,10 @@ class MegaIndexError(MegaError, IndexError):
 
 class MegaNumericError(MegaError, FloatingPointError):
     """Numbers that are not finite."""
+
+
+class MegaFileError(MegaError, OSError):
+    """A file that cannot be read or written."""
 
 
 class MegaRuntimeError(MegaError, RuntimeError):

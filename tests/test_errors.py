@@ -35,3 +35,10 @@ def test_errors_are_what_they_are_elsewhere_too(kind: type[Exception], built_in:
     assert isinstance(error, mega_pl.MegaError)
     assert isinstance(error, built_in)
     assert str(error) == "a value must be so, but is not."  # a KeyError's would stand in quotes
+
+
+def test_a_long_value_does_not_flood_the_message() -> None:
+    text = str(MegaValueError(f"`prompt` must be short, but got {'x' * 10**6!r}; shorten it."))
+    assert len(text) < 1000
+    assert text.startswith("`prompt` must be short")
+    assert text.endswith("; shorten it.")

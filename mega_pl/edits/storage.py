@@ -23,7 +23,7 @@ from mega_pl.edits.integrity import PARTS
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import CentreRouter, ContentRouter, Router
 from mega_pl.edits.soundness import check_bank, check_history, check_missed, check_part, member
-from mega_pl.errors import MegaValueError
+from mega_pl.errors import MegaFileError, MegaValueError
 from mega_pl.functional import Transports
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def save_bank(bank: EditBank, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = bank_tensors(bank)
     # One entry of metadata, because several come in any order, and the same bank should be the same file.
-    save_file(tensors, folder / f".{TENSORS}", metadata={"format": "pt"})
+    write_tensors(tensors, folder / f".{TENSORS}", {"format": "pt"})
     config = {**bank_config(bank), "tensors": digest(tensors)}
     config["digest"] = _config_digest(config)
     text = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
@@ -238,6 +238,19 @@ def request_from(fields: dict[str, Any]) -> EditRequest:
 
 def _tuples(value: Any) -> Any:  # noqa: ANN401
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors to a file.
+
+    Raises:
+        OSError: If there is no room, or no right to write.
+    """
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:  # what its own library makes of an OSError
+        path.unlink(missing_ok=True)
+        raise MegaFileError(f"{path.parent} must be a place to write to, but {_line(error)}.") from error
 
 
 def write_text(path: Path, text: str) -> None:

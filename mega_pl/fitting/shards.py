@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mega_pl.backbone import Site
-from mega_pl.edits.storage import request_from
+from mega_pl.edits.storage import request_from, write_tensors
 from mega_pl.errors import MegaValueError
 from mega_pl.fitting.fitter import FittedEdit
 from mega_pl.functional import Transport
@@ -35,7 +34,7 @@ def write_shard(folder: Path, edits: Sequence[FittedEdit], rank: int = 0) -> Pat
     path = folder / f"{len(list(folder.glob(f'*-{rank:04}.safetensors'))):08}-{rank:04}.safetensors"
     records, tensors = edits_state(edits)
     beside = path.with_name(f".{path.name}")
-    save_file(tensors, beside, metadata={"edits": json.dumps(records, ensure_ascii=False)})
+    write_tensors(tensors, beside, {"edits": json.dumps(records, ensure_ascii=False)})
     os.replace(beside, path)
     return path
 

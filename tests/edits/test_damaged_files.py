@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mega_pl.backbone import Backbone
@@ -18,6 +19,7 @@ from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.card import portable
 from mega_pl.edits.integrity import digests_of
 from mega_pl.edits.storage import CONFIG, TENSORS, _config_digest, bank_config, bank_tensors, digest
+from mega_pl.errors import MegaError
 from mega_pl.fitting import fit
 from tests.edits.conftest import FRANCE, GERMANY, SPAIN
 
@@ -313,3 +315,18 @@ def test_a_card_is_a_table_whatever_the_edits_hold(three, tmp_path):
     rows = [line for line in (folder / "README.md").read_text("utf-8").splitlines() if line.startswith("| ")]
     assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {6}
     assert "a \\| b c" in rows[-1]
+
+
+def test_where_there_is_no_room_the_old_bank_stays(three, tmp_path, monkeypatch):
+    three.save_pretrained(tmp_path)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("mega_pl.edits.storage.save_file", full)
+    with pytest.raises(
+        MegaError, match=rf"{tmp_path} must be a place to write to, but .*No space left on device"
+    ) as info:
+        three.remove("france").save_pretrained(tmp_path)
+    assert isinstance(info.value, OSError)
+    assert EditBank.from_pretrained(tmp_path).ids == three.ids

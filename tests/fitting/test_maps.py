@@ -10,6 +10,7 @@ from mega_pl.asking import last_states
 from mega_pl.backbone import Site, load, record, steer
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.edits.storage import bank_tensors
+from mega_pl.errors import MegaError
 from mega_pl.fitting import FitConfig, MapConfig, default_sites, fit, fit_maps
 from mega_pl.fitting.prompts import PromptConfig, PromptSet
 from mega_pl.functional import fit_transport, mean_shift, stack
@@ -287,3 +288,13 @@ def test_an_edit_with_one_prompt_is_named(roomy_folder):
     )
     with pytest.raises(ValueError, match="an edit must have 2 prompts of each kind or more to be fitted, but 'alone'"):
         fit(backbone, [request], FitConfig(prompts=PromptConfig(prefixes=0)))
+
+
+def test_activations_that_overflow_are_named_with_their_edit_and_site(tiny_backbone):
+    backbone = tiny_backbone("gpt2", "float16")
+    with torch.no_grad():
+        backbone.model.transformer.h[2].attn.c_proj.bias.fill_(float("inf"))
+    prompts = replace(FRANCE, edit_id="france")
+    fit_maps(backbone, prompts, SITES[:1], MapConfig())  # control: below the site all is well
+    with pytest.raises(MegaError, match=r"activations must be finite, but those of 'france' at resid_mid\.2 are not"):
+        fit_maps(backbone, prompts, SITES, MapConfig())

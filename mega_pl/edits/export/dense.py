@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
-
 from mega_pl.edits.export.maps import maps_of
+from mega_pl.edits.storage import write_tensors
 from mega_pl.errors import MegaValueError
 from mega_pl.functional import affine
 
@@ -46,4 +45,4 @@ def write_dense(bank: EditBank, edit: int, path: Path) -> None:
     for part in maps_of(bank, edit):
         dense = affine(part.transport, bank.strength)
         tensors |= {f"{part.site}.{part.step}.weight": dense.weight, f"{part.site}.{part.step}.bias": dense.bias}
-    save_file(tensors, path, metadata={"format": "pt"})
+    write_tensors(tensors, path, {"format": "pt"})
