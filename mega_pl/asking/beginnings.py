@@ -20,7 +20,7 @@ class Beginnings:
     """N texts as far as they have been read.
 
     Args:
-        cache: Their keys and values (N, heads, T, width) by block, padded on the left.
+        cache: Their keys and values, by block those of single tokens, put together where a pass asks for them.
         mask: (N, T) long, 1 at real tokens.
     """
 
@@ -87,6 +87,45 @@ def _common_parts(texts: Sequence[tuple[int, ...]]) -> list[int]:
     return common
 
 
+class _Gathered(DynamicLayer):
+    """Keys and values of a block behind those of single tokens, which are put together for the time of a pass.
+
+    So a batch of texts that share much, or differ in length, takes what its tokens take, and not what its padding does.
+
+    Args:
+        keys: (P, heads, width) of P tokens.
+        values: Of the same.
+        index: (N, T) long, the tokens of each text.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.pool, self.index = (keys, values), index.to(keys.device)
+        self.lazy_initialization(keys, values)
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:
+        """Keep what a pass has read, and give all."""
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        before = (tensor[self.index].transpose(1, 2) for tensor in self.pool)
+        return torch.cat([next(before), keys], 2), torch.cat([next(before), values], 2)
+
+    def get_seq_length(self) -> int:
+        """How many tokens there are."""
+        return self.index.shape[1] + int(super().get_seq_length())
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with some of the texts alone."""
+        self.index = self.index[indices.to(self.index.device)]
+        if self.keys is not None and self.values is not None and self.keys.numel():
+            self.keys, self.values = self.keys[indices], self.values[indices]
+
+
 class _Pool:
     """Keys and values of single tokens, by block, each read behind others of the pool."""
 
@@ -123,9 +162,11 @@ class _Pool:
         padded = [[0] * (width - len(row)) + list(row) for row in places]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in places]
         index, cache = torch.tensor(padded, dtype=torch.long), DynamicCache()
-        for layer, tensors in self.layers.items() if width else ():
-            keys, values = (tensor[index.to(tensor.device)].transpose(1, 2) for tensor in tensors)
-            cache.update(keys, values, layer)
+        if width:
+            count = max(self.layers) + 1
+            cache.layers = [
+                _Gathered(*self.layers[n], index) if n in self.layers else DynamicLayer() for n in range(count)
+            ]
         return Beginnings(cache, torch.tensor(mask, dtype=torch.long, device=device).view(len(places), width))
 
     def _keep(self, cache: DynamicCache, real: Tensor) -> None:
@@ -134,10 +175,7 @@ class _Pool:
             assert isinstance(layer, DynamicLayer)
             if layer.keys is None or layer.values is None or not layer.keys.numel():
                 continue  # above the last site, or another layer's are used
-            new = [
-                values[:, :, -real.shape[1] :].transpose(1, 2)[real.to(values.device)]
-                for values in (layer.keys, layer.values)
-            ]
+            new = [values.transpose(1, 2)[real.to(values.device)] for values in (layer.keys, layer.values)]
             old = self.layers.get(n, (new[0][:0], new[1][:0]))
             self.layers[n] = torch.cat([old[0], new[0]]), torch.cat([old[1], new[1]])
 

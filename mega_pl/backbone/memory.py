@@ -46,18 +46,17 @@ def forward_bytes(backbone: Backbone, prompts: int, tokens: int) -> int:
     return prompts * (of_tokens + of_prompt)
 
 
-def cache_bytes(backbone: Backbone, prompts: int, tokens: int) -> int:
-    """Bytes of the keys and values of prompts, kept and copied once.
+def cache_bytes(backbone: Backbone, tokens: int) -> int:
+    """Bytes of the keys and values of some tokens.
 
     Args:
         backbone: The model, or its outline.
-        prompts: Prompts whose cache is kept together.
-        tokens: Length of the longest.
+        tokens: How many are kept.
     """
     config, heads = backbone.config, int(backbone.config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
     size = int(getattr(config, "head_dim", None) or backbone.width // heads)
-    return 2 * prompts * tokens * backbone.n_layers * 2 * groups * size * torch.finfo(backbone.dtype).bits // 8
+    return tokens * backbone.n_layers * 2 * groups * size * torch.finfo(backbone.dtype).bits // 8
 
 
 def device_bytes() -> int:
@@ -77,5 +76,5 @@ def tokens_that_fit(backbone: Backbone) -> int:
     if device.type != "cuda":
         return CPU_TOKENS
     free = torch.cuda.mem_get_info(device)[0] // 2
-    of_token = (forward_bytes(backbone, 1, GPU_LENGTH) + cache_bytes(backbone, 1, GPU_LENGTH)) // GPU_LENGTH
+    of_token = forward_bytes(backbone, 1, GPU_LENGTH) // GPU_LENGTH + 2 * cache_bytes(backbone, 1)
     return max(CPU_TOKENS, min(MOST_TOKENS, free // of_token))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from mega_pl.asking import answer_ids, check_room, position_limit
+from mega_pl.asking import answer_ids, check_room, position_limit, token_counts
 from mega_pl.asking.batches import TOKENS
 from mega_pl.backbone import Backbone, load_outline, tokens_that_fit
 from mega_pl.backbone.backbone import Dtype
@@ -51,13 +51,14 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     )
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
     width, floats = outline.width, 4 * len(sites)
+    held = max(sum(token_counts(outline, prompts)) for some in sets for prompts in (some.source, some.target))
     steps = [len(object_ids(outline, r.filled, r.target_new, maps)) + 1 for r in data.requests]
     questions = sum(len(relation.references) for relation in relations().values())
     questions += len({t for r in data.requests for t in (r.prompt, *r.phrasings)})
     memory = {
         "weights": weight_bytes(outline),
         f"forward pass, {tokens} tokens": forward_bytes(outline, max(1, tokens // longest), longest),
-        "cache of the prompts of an edit": cache_bytes(outline, most, longest),
+        f"cache of an edit's prompts, {held} tokens": cache_bytes(outline, held),
         "activations of an edit": floats * most * width * max(steps),
         f"router, {questions} questions": 4 * (questions + width) * min(config.router.max_rank, width),
         f"{sum(steps)} maps of {len(sets)} edits": floats * sum(steps) * (2 * width + rank * width + rank**2),
