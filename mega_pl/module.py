@@ -244,7 +244,8 @@ class MegaModule(L.LightningModule):
         """Score the rows of all processes and log the scores; those of a trial or a sanity check are too few for it."""
         if self._on_trial or self.trainer.sanity_checking:
             return
-        self.rows = {mode: _gathered(rows) for mode, rows in self.rows.items()}
+        found = {mode: _gathered(self.rows.get(mode, [])) for mode in self.modes}  # a process may have had no test
+        self.rows = {mode: rows for mode, rows in found.items() if rows}
         self.scores = {mode: score_sake(rows, seed=self.config.seed) for mode, rows in self.rows.items()}
         for mode, scores in self.scores.items() if not self.trainer.barebones else ():
             prefix = "val" if mode == "own" else f"val_{mode}"

@@ -38,7 +38,7 @@ def predict(
         prompts: A text file with a prompt a line, or a ``.jsonl`` file of objects with a ``prompt``.
         model: What `load` loads; by default what the bank was fitted on.
         max_new_tokens: The most tokens of an answer.
-        output: Where the answers are written as JSON lines, beside the table on the terminal.
+        output: New file where the answers are written as JSON lines, beside the table on the terminal.
         interactive: Whether prompts are asked for; also ``--interactive`` alone.
         revision: Branch, tag or commit of the model on the hub; by default the bank's.
         dtype: Of the model's weights.
@@ -49,6 +49,8 @@ def predict(
             to another model.
     """
     asked = _asked(prompts, interactive=interactive)
+    if output is not None and Path(output).exists():
+        raise MegaValueError(f"`output` must be a new file, but {output!r} exists; choose another name, or move it.")
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise MegaValueError(f"`output` must lie in a folder that exists, but got {output!r}; make the folder first.")
     edits = EditBank.from_pretrained(bank)

@@ -79,6 +79,7 @@ def test_a_bad_file_of_prompts_is_refused(name: str, tmp_path: Path) -> None:
         (["--prompts", "nowhere.txt"], "`prompts` must be a text file, but 'nowhere.txt' cannot be read: No such file"),
         (["--prompts", "p.txt", "--bank", "no/such/bank"], "a bank must be a folder or a repository on the hub"),
         (["--prompts", "p.txt", "--output", "no/such/a.jsonl"], "`output` must lie in a folder that exists"),
+        (["--prompts", "p.txt", "--output", "p.txt"], "`output` must be a new file, but 'p.txt' exists"),
         (["--prompts", "p.txt", "--model", "lab-llama"], "must be used on the backbone it was fitted on, 'lab-gpt2'"),
         (["--prompts", "p.txt", "--model", "./nowhere"], "'./nowhere'"),
         (["--prompts", "p.txt", "--max_new_tokens", "0"], "`max_new_tokens` must be 1 or more, but got 0"),
