@@ -107,7 +107,7 @@ class _Gathered(DynamicLayer):
         self,
         key_states: Tensor,
         value_states: Tensor,
-        *args: Any,
+        *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> tuple[Tensor, Tensor]:
         """Keep what a pass has read, and give all."""
