@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/bank.py lab-gpt2 --edits 100 --more 10
 
 The fit of all edits together is timed in the same run. Half of the edits are removed at once; their prompts must then
-have the bare model's logits, and the others' maps must be what they were, to the bit.
+have the bare model's logits, and the others' maps must be what they were, to the bit. Where the lab has fewer edits,
+people and their places are made up.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from scale import requests_of
 
 import mega_pl
 from mega_pl import Backbone, EditBank
@@ -32,7 +34,8 @@ def main(args: list[str] | None = None) -> None:
     backbone = mega_pl.load(options.model)
     data = LabDataModule(limit=options.edits + options.more)
     data.setup("fit")
-    requests = data.requests
+    count = options.edits + options.more
+    requests = data.requests if len(data.requests) >= count else requests_of(count)
     first, last = requests[: options.edits], requests[options.edits :]
     rows: list[tuple[str, str]] = [("edits", f"{len(first)} + {len(last)}")]
 

@@ -19,17 +19,22 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import lightning as L
 import torch
 from peak import anonymous, peak, restart_peak
 
 from mega_pl import Backbone, EditBank, EditRequest, load
+from mega_pl.callbacks import BankCheckpoint
+from mega_pl.data.datamodule import DealtBatches
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, RouterConfig
 from mega_pl.edits.routing import Prompts
 from mega_pl.edits.storage import write_text
 from mega_pl.fitting import EditFitter, FitConfig, PromptConfig, settings
 from mega_pl.functional import Transports
+from mega_pl.module import MegaModule
 
 SYLLABLES = ("ba", "dor", "en", "fi", "gal", "hu", "jo", "kar", "lim", "mo", "nez", "or", "pa", "qui", "ras", "tol")
 OBJECTS = ("Rome", "Oslo", "Lisbon", "Cairo", "Lima", "Delhi")
@@ -70,6 +75,8 @@ def main(args: list[str] | None = None) -> None:
             (f"fit an edit, {options.cost[0]} / {options.cost[1]} edits, s", " / ".join(f"{s:.3f}" for s in seconds))
         )
         rows.append(("cost an edit, many over few", f"{seconds[1] / seconds[0]:.2f}"))
+        many = options.cost[1]
+        rows.append((f"checkpoint bytes over the bank's, {many} edits", f"{_checkpoints(options.model, many):.2f}"))
     lines = [
         f"| {options.model}, {options.edits} edits, {options.sites} sites, rank {options.rank} | |",
         "| --- | --- |",
@@ -186,6 +193,44 @@ def _cost(backbone: Backbone, count: int, options: argparse.Namespace) -> float:
     fitter.update(requests_of(count))
     fitter.bank()
     return (time.perf_counter() - start) / count
+
+
+class Written(L.Callback):
+    """Counts what a run writes besides its bank, before it is cleared away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Count the checkpoint that the batch before has left."""
+        self.count += (self.folder / "last.ckpt").stat().st_size if batch_idx else 0
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the last one and the edits."""
+        parts = [self.folder / "last.ckpt", *(self.folder / "fitted").glob("*.safetensors")]
+        self.count += sum(path.stat().st_size for path in parts)
+
+
+def _checkpoints(model: str, count: int) -> float:
+    """Bytes that the checkpoints of a run take, over those of its bank."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        written = Written(folder)
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            default_root_dir=folder,
+            callbacks=[written, BankCheckpoint()],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        loader: Any = DealtBatches(requests_of(count), 8)
+        trainer.fit(MegaModule(model), loader)
+        last = (folder / "last.ckpt").stat().st_size
+        return (written.count + last) / sum(path.stat().st_size for path in (folder / "edits").iterdir())
 
 
 if __name__ == "__main__":
