@@ -56,6 +56,7 @@ def main(args: list[str] | None = None) -> None:
 
     one, _ = _timed(lambda: _fitter(backbone, config, requests[:1]).bank())
     bare_of_one, _ = _timed(lambda: _read(backbone, _prompts(backbone, requests[:1], config)))
+    backbone = _random(options.width, options.blocks) if options.width else load(options.model)  # that knows nothing
     prompts = _prompts(backbone, requests, config)
     bare, tokens = _timed(lambda: _read(backbone, prompts))
     maps, fitter = _timed(lambda: _fitter(backbone, config, requests))

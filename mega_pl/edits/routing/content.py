@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from mega_pl.backbone import Backbone
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing.answers import AnswerEvidence
 from mega_pl.edits.routing.calibration import fit_matcher
-from mega_pl.edits.routing.matcher import EVIDENCE, Relation, matcher_from, matcher_state
+from mega_pl.edits.routing.matcher import EVIDENCE, Relation, RelationMatcher, matcher_from, matcher_state
 from mega_pl.edits.routing.phrases import PHRASINGS, NounPhrases
 from mega_pl.edits.routing.question import Question, last_questions, sentences_of
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router, rest
@@ -87,6 +88,21 @@ class RouterConfig:
         return EarlyStates(backbone, layer)
 
 
+_matchers: WeakKeyDictionary[Backbone, dict[Hashable, RelationMatcher]] = WeakKeyDictionary()
+"""By backbone what has been fitted on it; it hangs on the template bank and the settings, and not on edits."""
+
+
+def _matcher(backbone: Backbone, relations: Sequence[Relation], config: RouterConfig) -> RelationMatcher:
+    """The relation evidence of a backbone, fitted once."""
+    options = {name: getattr(config, name) for name in ("false_alarms", "recall", "shrinkage", "max_rank", "seed")}
+    bank = tuple((r.name, *r.nouns, *r.phrasings, *r.references, *r.subjects, r.object) for r in relations)
+    key = (config.encoder, config.layer, *options.values(), bank)
+    known = _matchers.setdefault(backbone, {})
+    if key not in known:
+        known[key] = fit_matcher(relations, config.vectors(backbone), **options)
+    return known[key]
+
+
 @dataclass(frozen=True, eq=False)
 class ContentRouter:
     """Sends a prompt to the edit whose subject its last question names and whose relation it asks.
@@ -119,16 +135,7 @@ class ContentRouter:
             relations: The template bank.
             config: Settings.
         """
-        vectors = config.vectors(backbone)
-        matcher = fit_matcher(
-            relations,
-            vectors,
-            false_alarms=config.false_alarms,
-            recall=config.recall,
-            shrinkage=config.shrinkage,
-            max_rank=config.max_rank,
-            seed=config.seed,
-        )
+        vectors, matcher = config.vectors(backbone), _matcher(backbone, relations, config)
         types = tuple((tuple(relation.subjects), relation.object) for relation in relations)
         router = cls(
             config=config,

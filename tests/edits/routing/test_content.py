@@ -349,3 +349,25 @@ def test_the_next_token_is_that_of_the_whole_model(tiny_backbone, family, side):
     wanted = backbone.last_logits(backbone.encode(texts)).log_softmax(-1)
     found = prompts_of(backbone, texts, side).log_probs([2, 0])
     torch.testing.assert_close(found, wanted[[2, 0]], atol=1e-4, rtol=1e-4)
+
+
+def test_relation_evidence_is_fitted_once_a_backbone(lab_backbone, template_bank, monkeypatch):
+    read = []
+    vectors = EarlyStates.__call__
+
+    def watch(self, questions):
+        read.append(len(questions))
+        return vectors(self, questions)
+
+    monkeypatch.setattr(EarlyStates, "__call__", watch)
+    references = sum(len(relation.references) for relation in template_bank)
+    config = RouterConfig(answer=False, shrinkage=0.31)
+    first = ContentRouter.fit(lab_backbone, REQUESTS, template_bank, config)
+    assert references in read
+    read.clear()
+    again = ContentRouter.fit(lab_backbone, REQUESTS, template_bank, config)
+    assert references not in read
+    assert again.scopes.matcher is first.scopes.matcher
+    for other in (template_bank[:-1], template_bank):  # another bank, and other settings
+        ContentRouter.fit(lab_backbone, REQUESTS, other, replace(config, shrinkage=0.32))
+        assert sum(len(relation.references) for relation in other) in read
