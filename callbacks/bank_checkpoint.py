@@ -61,6 +61,7 @@ class BankCheckpoint(ModelCheckpoint):
             bank = pl_module.complete()
             if trainer.is_global_zero:
                 bank.save_pretrained(self.path / BANK)
+            pl_module.saved = bank
             self._save(trainer)
             if trainer.is_global_zero:
                 clear_shards(self.path / SHARDS)

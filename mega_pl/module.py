@@ -88,6 +88,7 @@ class MegaModule(L.LightningModule):
         self.bank: EditBank | None = None
         self.folder: Path | None = None
         self.unsaved: list[FittedEdit] = []
+        self.saved: EditBank | None = None
         self.rows: dict[Mode, list[Row]] = {}
         self.scores: dict[Mode, dict[str, Score]] = {}
         self._backbone: Backbone | None = None
@@ -191,11 +192,11 @@ class MegaModule(L.LightningModule):
             self.complete()
 
     def _gather(self) -> None:
-        """Bring the edits of all processes together."""
+        """Bring together what each process was dealt; that is as the data has it, whatever was fitted before."""
         if dist.is_initialized():
-            parts: list[list[FittedEdit]] = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(parts, list(self.fitter.fitted.values()))
-            self.fitter.keep(edit for part in parts for edit in part if edit.request.edit_id not in self.fitter.fitted)
+            requests = {edit_id: edit.request for edit_id, edit in self.fitter.fitted.items()}
+            edits = _gathered([self.fitter.fitted[edit_id] for edit_id in self._seen])
+            self.fitter.keep(edit for edit in edits if requests.get(edit.request.edit_id) != edit.request)
 
     def complete(self) -> EditBank:
         """The bank of all edits that have been fitted, or the one that was given.
@@ -266,7 +267,8 @@ class MegaModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what has been fitted, without the backbone."""
-        checkpoint["fit"] = fit_state(self.fitter, self.bank, self.folder)
+        saved = self.saved is not None and self.saved is self.fitter.finished
+        checkpoint["fit"] = fit_state(self.fitter, self.folder, saved=saved)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from what had been fitted, which is known by its requests and not by batches.
@@ -277,11 +279,12 @@ class MegaModule(L.LightningModule):
         checkpoint.pop("loops", None)
         state = checkpoint["fit"]
         if not self.config.sites:
-            self.steer_at([Site.parse(site) for site in state["sites"]])
+            self.steer_at([Site.parse(site) for site in state["fit"]["sites"].split(", ")])
         path = None if self._trainer is None else self._trainer.ckpt_path
-        restore_fit(self.fitter, state, Path(path).parent if path and Path(path).is_file() else None)
+        here = restore_fit(self.fitter, state, Path(path).absolute().parent if path and Path(path).is_file() else None)
         self.bank = self.fitter.finished
-        self.unsaved = []
+        if here != self.folder and self.global_rank == 0:  # what lies elsewhere is kept here, too
+            self.unsaved = list(self.fitter.fitted.values())
 
 
 def _gathered(items: Sequence[Any]) -> list[Any]:

@@ -232,5 +232,5 @@ def test_a_checkpoint_remembers_the_chosen_sites(fit, contrast_file, roomy_folde
     again = MegaModule(str(roomy_folder("gpt2")), **options)
     again.on_load_checkpoint(checkpoint)
     assert again.sites == module.sites
-    with pytest.raises(ValueError, match=r"`sites` must be those of the checkpoint's edits, resid_mid.1, resid_mid.2"):
+    with pytest.raises(ValueError, match=r"`sites` must be what .*, resid_mid.1, resid_mid.2"):
         MegaModule(str(roomy_folder("gpt2")), sites=["resid_post.0"], **options).on_load_checkpoint(checkpoint)

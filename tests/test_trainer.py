@@ -164,16 +164,8 @@ def test_another_precision_is_refused(precision: Any, module: Make, data: Make, 
 
 def killed(module: Make, data: Make, folder: Path, after: int, **options: Any) -> None:
     """Leave a fit behind that was broken off after some edits."""
-
-    class Kill(L.Callback):
-        def on_train_batch_start(
-            self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-        ) -> None:
-            if batch_idx == after:
-                raise RuntimeError("killed")
-
     with pytest.raises(RuntimeError, match="killed"):
-        trainer(folder, BankCheckpoint(), Kill()).fit(module(**options), datamodule=data())
+        trainer(folder, BankCheckpoint(), KillAt(after)).fit(module(**options), datamodule=data())
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -197,11 +189,82 @@ def test_what_is_new_or_changed_is_fitted_and_what_is_not_stays(
     assert_same(EditBank.from_pretrained(tmp_path / "edits"), whole.bank)
 
 
+class KillAt(L.Callback):
+    """Ends a fit in an error when a batch comes."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == self.batch:
+            raise RuntimeError("killed")
+
+
+def test_a_fit_killed_after_a_validation_goes_on(module: Make, data: Make, tmp_path: Path, fits: list[str]) -> None:
+    """A bank of what had been fitted by then is not the bank of the run."""
+    whole, resumed = module(), module()
+    trainer(tmp_path / "whole").fit(whole, datamodule=data())
+    fits.clear()
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer(tmp_path, BankCheckpoint(), KillAt(3), val_check_interval=1).fit(module(), datamodule=data())
+    trainer(tmp_path, BankCheckpoint()).fit(resumed, datamodule=data(), ckpt_path="last")
+    assert fits == IDS
+    assert_same(resumed.bank, whole.bank)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_finished_run_that_grows_may_be_killed_too(
+    elsewhere: bool, module: Make, data: Make, tmp_path: Path, fits: list[str]
+) -> None:
+    whole, resumed, first = module(), module(), tmp_path / "first"
+    trainer(tmp_path / "whole").fit(whole, datamodule=data())
+    fits.clear()
+    trainer(first, BankCheckpoint()).fit(module(), datamodule=data(limit=2))
+    folder = tmp_path / "second" if elsewhere else first
+    for batch in (1, 3):
+        last = folder / "last.ckpt" if (folder / "last.ckpt").exists() else first / "last.ckpt"
+        with pytest.raises(RuntimeError, match="killed"):
+            trainer(folder, BankCheckpoint(), KillAt(batch)).fit(module(), datamodule=data(), ckpt_path=last)
+    trainer(folder, BankCheckpoint()).fit(resumed, datamodule=data(), ckpt_path=folder / "last.ckpt")
+    assert fits == IDS  # each once
+    assert_same(resumed.bank, whole.bank)
+    assert not (folder / "fitted").exists()
+
+
+def test_what_another_process_has_fitted_anew_wins_over_what_was_fitted_before(
+    module: Make, data: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, edits = module(), data()
+    trainer(tmp_path, max_epochs=1).fit(fitted, datamodule=edits)
+    old = fitted.fitter.fitted["germany"]
+    anew = replace(old, request=replace(old.request, target_new="Athens"))
+    sent: list[list[str]] = []
+
+    def gather(parts: list[Any], own: list[Any]) -> None:
+        sent.append([edit.request.edit_id for edit in own])
+        parts[:] = [own, [anew]]
+
+    again = module()
+    again.fitter.keep(fitted.fitter.fitted.values())  # as from a checkpoint
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    again._gather()
+    assert sent == [[]]  # it has fitted nothing itself
+    assert again.fitter.fitted["germany"] is anew
+    assert again.fitter.fitted["france"] is fitted.fitter.fitted["france"]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"prompts": PromptConfig(prefixes=2)}, r"`prompts` must be what the checkpoint's edits were fitted with"),
-        ({"sites": ["resid_mid.3"]}, r"`sites` must be those of the checkpoint's edits, resid_mid.2, resid_mid.3"),
+        (
+            {"sites": ["resid_mid.3"]},
+            r"`sites` must be what .*, resid_mid.2, resid_mid.3",
+        ),
         ({"model_name_or_path": "lab-gpt2"}, r"`layers` must be what the checkpoint's edits were fitted with, 4"),
     ],
     ids=str,

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import torch
+
 from mega_pl.backbone import Backbone, Encoded, PaddingSide
 from mega_pl.errors import MegaValueError
 
@@ -20,7 +22,7 @@ Answer = TypeVar("Answer")
 
 
 def batches(
-    lengths: Sequence[int], tokens_per_batch: int = TOKENS, *, pass_tokens: int = PASS_TOKENS
+    lengths: Sequence[int], tokens_per_batch: int = TOKENS, *, pass_tokens: int | None = None
 ) -> Iterator[list[int]]:
     """Cut texts into batches, those of like length together, so that passes and padding cost the least.
 
@@ -30,7 +32,7 @@ def batches(
     Args:
         lengths: Number of tokens of each text.
         tokens_per_batch: The most tokens of a padded batch; a longer text is a batch of its own.
-        pass_tokens: What a pass costs besides its tokens, in tokens.
+        pass_tokens: What a pass costs besides its tokens, in tokens; by default what it costs on this machine.
 
     Yields:
         The places of a batch's texts, shortest first.
@@ -40,6 +42,8 @@ def batches(
     """
     if tokens_per_batch < 1:
         raise MegaValueError(f"`tokens_per_batch` must be 1 or more, but got {tokens_per_batch}.")
+    if pass_tokens is None:
+        pass_tokens = GPU_PASS_TOKENS if torch.cuda.is_available() else PASS_TOKENS
     places: dict[int, list[int]] = {}
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         places.setdefault(lengths[i], []).append(i)
@@ -105,13 +109,8 @@ def encoded_batches(
         The places of a batch's prompts, into which its results go, and the batch.
     """
     lengths = [count + new_tokens for count in token_counts(backbone, prompts)]
-    for rows in batches(lengths, tokens_per_batch, pass_tokens=pass_tokens(backbone)):
+    for rows in batches(lengths, tokens_per_batch):
         yield rows, backbone.encode([prompts[i] for i in rows], padding_side)
-
-
-def pass_tokens(backbone: Backbone) -> int:
-    """What a pass costs on a backbone's device besides its tokens, in tokens."""
-    return PASS_TOKENS if backbone.device.type == "cpu" else GPU_PASS_TOKENS
 
 
 def encoded_ids(backbone: Backbone, texts: Sequence[str]) -> list[list[int]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from mega_pl.asking.batches import TOKENS, batches, pass_tokens
+from mega_pl.asking.batches import TOKENS, batches
 from mega_pl.backbone import Backbone, Site, until
 
 
@@ -107,8 +107,8 @@ class _Gathered(DynamicLayer):
         self,
         key_states: Tensor,
         value_states: Tensor,
-        *args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
+        *args: object,
+        **kwargs: object,
     ) -> tuple[Tensor, Tensor]:
         """Keep what a pass has read, and give all."""
         keys, values = super().update(key_states, value_states, *args, **kwargs)
@@ -140,7 +140,7 @@ class _Pool:
         Padding is on the right, so that nothing stands between a text and what it follows.
         """
         places, lengths = list(before), [len(text) for text in texts]
-        for group in batches(lengths, self.tokens_per_batch, pass_tokens=pass_tokens(self.backbone)):
+        for group in batches(lengths, self.tokens_per_batch):
             rows = [i for i in group if texts[i]]
             if not rows:
                 continue

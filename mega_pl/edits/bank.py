@@ -91,6 +91,10 @@ class EditBank:
         """Where the maps of each edit begin."""
         return [0, *accumulate(len(ids) + 1 for ids in self.objects)][:-1]
 
+    def rows(self, edit: int) -> range:
+        """The places of the maps of an edit, by index."""
+        return range(self.places[edit], self.places[edit] + len(self.objects[edit]) + 1)
+
     def check_intact(self, *edit_ids: str) -> None:
         """Refuse edits, all by default, whose maps are not what they were when they were written.
 

@@ -43,8 +43,7 @@ class Change:
 
 def some(bank: EditBank, edits: Sequence[int]) -> EditBank:
     """Some edits of a bank, by index and in that order, with its history."""
-    places, sizes = bank.places, [len(ids) + 1 for ids in bank.objects]
-    rows = [row for edit in edits for row in range(places[edit], places[edit] + sizes[edit])]
+    rows = [row for edit in edits for row in bank.rows(edit)]
     return replace(
         bank,
         requests=tuple(bank.requests[edit] for edit in edits),

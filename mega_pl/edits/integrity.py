@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from mega_pl.backbone import Site
 from mega_pl.errors import MegaValueError
 from mega_pl.functional import Transports
@@ -24,8 +22,7 @@ PARTS = ("mean", "shift", "basis", "matrix", "ranks")
 
 def digests_of(bank: EditBank, edits: Sequence[int]) -> tuple[str, ...]:
     """SHA-256 of the maps of some edits, by index."""
-    places = bank.places
-    return tuple(_digest(bank.maps, range(places[edit], places[edit] + len(bank.objects[edit]) + 1)) for edit in edits)
+    return tuple(_digest(bank.maps, bank.rows(edit)) for edit in edits)
 
 
 def check_intact(bank: EditBank, edits: Sequence[int]) -> None:
@@ -40,9 +37,8 @@ def check_intact(bank: EditBank, edits: Sequence[int]) -> None:
                 f"the maps of edit {bank.ids[edit]!r} must be as they were written, but they are damaged; save the "
                 "bank again where it came from, or remove the edit."
             )
-        rows = range(bank.places[edit], bank.places[edit] + len(bank.objects[edit]) + 1)
         for site, maps in bank.maps.items():
-            if not all(bool(t.isfinite().all()) for row in rows for t in vars(maps[row]).values()):
+            if not all(bool(t.isfinite().all()) for row in bank.rows(edit) for t in vars(maps[row]).values()):
                 raise MegaValueError(f"the maps of edit {bank.ids[edit]!r} must be finite, but are not at {site}.")
 
 
@@ -51,11 +47,6 @@ def _digest(maps: Mapping[Site, Transports], rows: range) -> str:
     for site, of_site in maps.items():
         for row in rows:
             found.update(f"{site} {int(of_site.ranks[row])}".encode())
-            for tensor in (*vars(of_site[row]).values(),):
-                found.update(_bytes(tensor))
+            for tensor in vars(of_site[row]).values():
+                found.update(tensor.detach().cpu().contiguous().numpy().data)
     return found.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    array = tensor.detach().cpu().numpy()
-    return bytes(array.T.tobytes() if array.ndim == 2 else array.tobytes())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mega_pl.backbone import Site
@@ -50,7 +51,7 @@ def read_shards(folder: Path) -> list[FittedEdit]:
         try:
             with safe_open(path, "pt") as file:
                 records = json.loads(file.metadata()["edits"])
-                edits += edits_from(records, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            edits += edits_from(records, load_file(path))
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise MegaValueError(

@@ -30,7 +30,6 @@ class EditMap:
 
 def maps_of(bank: EditBank, edit: int) -> Iterator[EditMap]:
     """The maps of an edit, steps in order and in each step the sites in the order of a forward pass."""
-    first = bank.places[edit]
-    for step in range(len(bank.objects[edit]) + 1):
+    for step, row in enumerate(bank.rows(edit)):
         for site, maps in bank.maps.items():
-            yield EditMap(site, step, maps[first + step].cast(device="cpu"))
+            yield EditMap(site, step, maps[row].cast(device="cpu"))
