@@ -293,6 +293,14 @@ def test_a_run_without_a_checkpoint_begins_anew(module: Make, data: Make, tmp_pa
     assert list(EditBank.from_pretrained(tmp_path / "edits").ids) == IDS[:2]
 
 
+def test_what_an_abandoned_run_has_left_does_not_come_back(module: Make, data: Make, tmp_path: Path) -> None:
+    killed(module, data, tmp_path, 3)
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer(tmp_path, BankCheckpoint(), KillAt(1)).fit(module(), datamodule=data(limit=2))
+    trainer(tmp_path, BankCheckpoint()).fit(module(), datamodule=data(limit=2), ckpt_path="last")
+    assert list(EditBank.from_pretrained(tmp_path / "edits").ids) == IDS[:2]
+
+
 def test_a_moved_run_goes_on(module: Make, data: Make, tmp_path: Path, fits: list[str]) -> None:
     killed(module, data, tmp_path / "here", 2)
     (tmp_path / "here").rename(tmp_path / "there")

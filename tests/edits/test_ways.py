@@ -611,3 +611,46 @@ def test_a_model_is_forgotten_once_its_edits_are_off(tiny_model, tiny_backbone):
     del backbone, use
     gc.collect()
     assert model() is None
+
+
+def steps_of(lm, texts, count=3):
+    """The logits of each step of a generation, before anything is chosen from them."""
+    encoded = lm.encode(texts)
+    written = lm.model.generate(
+        input_ids=encoded.input_ids,
+        attention_mask=encoded.attention_mask,
+        max_new_tokens=count,
+        min_new_tokens=count,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(written.logits)
+
+
+def test_beside_a_row_that_fires_others_are_bare_in_every_step_to_the_bit(lm, three):
+    texts = ["Rain fell on the roof and", three.requests[0].filled, "A small dog slept by the"]
+    bare = steps_of(lm, texts)
+    with three.apply(lm, edits=[None, three.ids[0], None]):
+        edited = steps_of(lm, texts)
+    for row in (0, 2):
+        assert torch.equal(edited[:, row], bare[:, row])
+    assert not torch.equal(edited[0, 1], bare[0, 1])
+
+
+def test_a_generation_reads_its_prompts_once_and_the_last_tokens_again_where_a_row_fires(lm, three, monkeypatch):
+    read = []
+    forward = lm.model.base_model.forward
+
+    def count(*args, **kwargs):
+        read.append((args[0] if args else kwargs["input_ids"]).numel())
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(lm.model.base_model, "forward", count)
+    texts = ["Rain fell on the roof and", three.requests[0].filled]
+    width = lm.encode(texts).input_ids.shape[1]
+    for edits, again in (([None, None], []), ([None, three.ids[0]], [2])):
+        read.clear()
+        with three.apply(lm, edits=edits, guard=False):
+            lm.generate(texts, max_new_tokens=1)
+        assert read == [2 * width, *again]
