@@ -1,11 +1,11 @@
 """Ways to edit facts behind one small protocol: contexts that edit a backbone and give it back bit-exact."""
 
 from mega_pl.asking import Edited
-from mega_pl.editors.covariance import CovarianceConfig, second_moments
 from mega_pl.editors.ft import FineTuning, FineTuningConfig
 from mega_pl.editors.ike import Ike, IkeConfig
 from mega_pl.editors.mega import Mega
 from mega_pl.editors.memit import Memit, MemitConfig
+from mega_pl.editors.mom2 import Mom2Config, second_moments
 from mega_pl.editors.protocol import Editor
 from mega_pl.editors.rome import Rome, RomeConfig
 from mega_pl.editors.sake import Sake, SakeConfig
@@ -13,7 +13,6 @@ from mega_pl.editors.texts import TextConfig
 from mega_pl.editors.values import ValueConfig
 
 __all__ = [
-    "CovarianceConfig",
     "Edited",
     "Editor",
     "FineTuning",
@@ -23,6 +22,7 @@ __all__ = [
     "Mega",
     "Memit",
     "MemitConfig",
+    "Mom2Config",
     "Rome",
     "RomeConfig",
     "Sake",

@@ -17,7 +17,7 @@ from mega_pl.editors.weights import Projection, assign, restored
 from mega_pl.edits import EditRequest, check_requests
 from mega_pl.errors import MegaValueError
 
-FtObjective = Literal["last_prompt", "teacher_forced"]
+FtObjective = Literal["prompt_last", "target_new"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,35 +26,37 @@ class FineTuningConfig:
 
     Args:
         layers: 0-based blocks whose MLP projections, weight and bias, are trained.
-        objective: ``last_prompt`` asks for all tokens of the new object right after the prompt (FT-L of EasyEdit);
-            ``teacher_forced`` for each after those before it (FT-M).
-        steps: The most passes over the edits.
-        learning_rate: Of Adam.
+        objective_optimization: ``prompt_last`` asks for all tokens of the new object right after the prompt (FT-L
+            of EasyEdit); ``target_new`` for each after those before it (FT-M).
+        num_steps: The most passes over the edits.
+        lr: Of Adam.
         weight_decay: Of Adam.
-        clamp: The most that a weight may move; None for no bound.
-        batch: Edits a step.
-        stop: Loss in nats below which a batch makes no step, and a pass with as low a mean is the last.
+        norm_constraint: The most that a weight may move; None for no bound.
+        batch_size: Edits a step.
+        early_stop_loss: Loss in nats below which a batch makes no step, and a pass with as low a mean is the last.
     """
 
     layers: tuple[int, ...]
-    objective: FtObjective = "last_prompt"
-    steps: int = 25
-    learning_rate: float = 5e-4
+    objective_optimization: FtObjective = "prompt_last"
+    num_steps: int = 25
+    lr: float = 5e-4
     weight_decay: float = 0.0
-    clamp: float | None = None
-    batch: int = 1
-    stop: float = 0.01
+    norm_constraint: float | None = None
+    batch_size: int = 1
+    early_stop_loss: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.objective not in get_args(FtObjective):
+        if self.objective_optimization not in get_args(FtObjective):
             names = ", ".join(get_args(FtObjective))
-            raise MegaValueError(f"`objective` must be one of {names}, but got {self.objective!r}.")
+            raise MegaValueError(
+                f"`objective_optimization` must be one of {names}, but got {self.objective_optimization!r}."
+            )
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise MegaValueError(f"`layers` must be one or more different blocks, but got {self.layers}.")
-        for name, least in (("steps", 1), ("batch", 1), ("weight_decay", 0), ("stop", 0)):
+        for name, least in (("num_steps", 1), ("batch_size", 1), ("weight_decay", 0), ("early_stop_loss", 0)):
             if not getattr(self, name) >= least:
                 raise MegaValueError(f"`{name}` must be at least {least}, but got {getattr(self, name)}.")
-        for name in ("learning_rate", "clamp"):
+        for name in ("lr", "norm_constraint"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise MegaValueError(f"`{name}` must be above 0, but got {value}.")
@@ -69,7 +71,7 @@ class FineTuning(Editor):
     @property
     def name(self) -> str:
         """``ft-l`` or ``ft-m``, by the objective."""
-        return "ft-l" if self.config.objective == "last_prompt" else "ft-m"
+        return "ft-l" if self.config.objective_optimization == "prompt_last" else "ft-m"
 
     @contextmanager
     def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
@@ -93,23 +95,23 @@ def _fit(
     backbone: Backbone, trained: Mapping[str, nn.Parameter], requests: Sequence[EditRequest], config: FineTuningConfig
 ) -> dict[str, Tensor]:
     """Train copies of some parameters and leave the model alone."""
-    batches = [requests[i : i + config.batch] for i in range(0, len(requests), config.batch)]
+    batches = [requests[i : i + config.batch_size] for i in range(0, len(requests), config.batch_size)]
     with torch.inference_mode(False), torch.enable_grad():
         copies = {name: p.detach().clone().float().requires_grad_() for name, p in trained.items()}
         bounds = {name: copy.detach().clone() for name, copy in copies.items()}
-        adam = torch.optim.Adam(copies.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        for _ in range(config.steps):
+        adam = torch.optim.Adam(copies.values(), lr=config.lr, weight_decay=config.weight_decay)
+        for _ in range(config.num_steps):
             losses = []
             for batch in batches:
                 rounded = {name: copy.to(trained[name].dtype) for name, copy in copies.items()}
-                loss = _LOSSES[config.objective](backbone, rounded, batch)
+                loss = _LOSSES[config.objective_optimization](backbone, rounded, batch)
                 losses.append(float(loss.detach()))
-                if not losses[-1] < config.stop:  # a loss that is no number must show in the weights
+                if not losses[-1] < config.early_stop_loss:  # a loss that is no number must show in the weights
                     adam.zero_grad()
                     torch.autograd.backward(loss, inputs=list(copies.values()))
                     adam.step()
-                    _clamp(copies, bounds, config.clamp)
-            if sum(losses) / len(losses) < config.stop:
+                    _clamp(copies, bounds, config.norm_constraint)
+            if sum(losses) / len(losses) < config.early_stop_loss:
                 break
     return copies
 
@@ -121,7 +123,7 @@ def _clamp(copies: Mapping[str, Tensor], start: Mapping[str, Tensor], most: floa
             copy.clamp_(start[name] - most, start[name] + most)
 
 
-def _last_prompt(backbone: Backbone, parameters: dict[str, Tensor], requests: Sequence[EditRequest]) -> Tensor:
+def _prompt_last(backbone: Backbone, parameters: dict[str, Tensor], requests: Sequence[EditRequest]) -> Tensor:
     """Mean over edits of that over the new object's tokens of their loss in nats, all read after the prompt."""
     encoded = backbone.encode([request.filled for request in requests])
     output = functional_call(
@@ -132,7 +134,7 @@ def _last_prompt(backbone: Backbone, parameters: dict[str, Tensor], requests: Se
     return -torch.stack([row[ids].mean() for row, ids in zip(chances, answers, strict=True)]).mean()
 
 
-def _teacher_forced(backbone: Backbone, parameters: dict[str, Tensor], requests: Sequence[EditRequest]) -> Tensor:
+def _target_new(backbone: Backbone, parameters: dict[str, Tensor], requests: Sequence[EditRequest]) -> Tensor:
     """The same, each token read after those before it."""
     answers = torch.tensor([len(backbone.answer_ids(request.filled, request.target_new)) for request in requests])
     encoded = backbone.encode([f"{request.filled} {request.target_new}" for request in requests])
@@ -143,4 +145,4 @@ def _teacher_forced(backbone: Backbone, parameters: dict[str, Tensor], requests:
     return -answer_log_probabilities(output.logits, encoded.input_ids, answers).mean()
 
 
-_LOSSES = {"last_prompt": _last_prompt, "teacher_forced": _teacher_forced}
+_LOSSES = {"prompt_last": _prompt_last, "target_new": _target_new}

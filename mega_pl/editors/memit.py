@@ -12,7 +12,7 @@ from torch import Tensor
 from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
-from mega_pl.editors.covariance import CovarianceConfig, KeyCovariance, key_covariances
+from mega_pl.editors.mom2 import FactoredMoment, Mom2Config, factored_moments
 from mega_pl.editors.protocol import Editor
 from mega_pl.editors.values import Shifted, ValueConfig, find_shift
 from mega_pl.editors.weights import Projection, restored
@@ -27,22 +27,24 @@ class MemitConfig:
     Args:
         layers: 0-based blocks whose MLP projections are edited, ascending; the output of the last is what is aimed at.
         value: How the aim is found.
-        covariance: The inputs that the edits should spare.
-        spare: Weight of these inputs against the edits' own, in tokens.
+        mom2: The inputs that the edits should spare.
+        mom2_update_weight: Weight of these inputs against the edits' own, in tokens.
     """
 
     layers: tuple[int, ...]
-    value: ValueConfig = field(default_factory=lambda: ValueConfig(clamp=0.75, contexts=((10, 5),)))
-    covariance: CovarianceConfig = field(default_factory=CovarianceConfig)
-    spare: float = 15000.0
+    value: ValueConfig = field(
+        default_factory=lambda: ValueConfig(clamp_norm_factor=0.75, context_template_length_params=((10, 5),))
+    )
+    mom2: Mom2Config = field(default_factory=Mom2Config)
+    mom2_update_weight: float = 15000.0
 
     def __post_init__(self) -> None:
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise MegaValueError(
                 f"`layers` must be one or more different blocks in ascending order, but got {self.layers}."
             )
-        if not self.spare > 0:
-            raise MegaValueError(f"`spare` must be above 0, but got {self.spare}.")
+        if not self.mom2_update_weight > 0:
+            raise MegaValueError(f"`mom2_update_weight` must be above 0, but got {self.mom2_update_weight}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class Memit(Editor):
     object. Then, for the i-th of n blocks, with K (F, E) the edits' inputs of its projection, C the second moment of
     inputs, and R (D, E) what is left between z and the output as it is by now (algorithm 1 of arXiv:2210.07229):
 
-        W <- W + R / (n - i) K^T (spare * C + K K^T)^{-1}.
+        W <- W + R / (n - i) K^T (mom2_update_weight * C + K K^T)^{-1}.
     """
 
     name: ClassVar[str] = "memit"
@@ -88,12 +90,12 @@ class _Known:
     """What is the same for all edits of a backbone."""
 
     contexts: tuple[str, ...]
-    covariances: dict[int, KeyCovariance]
+    moments: dict[int, FactoredMoment]
 
     @classmethod
     def of(cls, backbone: Backbone, config: MemitConfig) -> "_Known":
-        contexts = sample_contexts(backbone, config.value.contexts, config.value.seed)
-        return cls(contexts, key_covariances(backbone, config.layers, config.covariance))
+        contexts = sample_contexts(backbone, config.value.context_template_length_params, config.value.seed)
+        return cls(contexts, factored_moments(backbone, config.layers, config.mom2))
 
 
 def _insert(
@@ -115,7 +117,7 @@ def _insert(
     for i, (layer, projection) in enumerate(projections.items()):
         keys, now = _at_subjects(backbone, projection, site, asked)
         residual = (aim - now.double()) / (len(projections) - i)
-        projection.add(residual.T @ _adjusted(keys, known.covariances[layer], config.spare).T)
+        projection.add(residual.T @ _adjusted(keys, known.moments[layer], config.mom2_update_weight).T)
 
 
 def stream_shift(backbone: Backbone, layer: int) -> Shifted:
@@ -127,9 +129,9 @@ def stream_shift(backbone: Backbone, layer: int) -> Shifted:
     return shifted
 
 
-def _adjusted(keys: Tensor, covariance: KeyCovariance, spare: float) -> Tensor:
-    """``(spare * C + K K^T)^{-1} K`` (F, E) for keys (E, F): by Woodbury's identity the solve that counts is E wide."""
-    solved = covariance.solve(keys.T) / spare
+def _adjusted(keys: Tensor, mom2: FactoredMoment, mom2_update_weight: float) -> Tensor:
+    """``(weight * C + K K^T)^{-1} K`` (F, E) for keys (E, F): by Woodbury's identity one solve is E wide."""
+    solved = mom2.solve(keys.T) / mom2_update_weight
     inside = keys.to(solved) @ solved
     adjusted: Tensor = torch.linalg.solve(torch.eye(len(inside)).to(inside) + inside, solved, left=False)
     return adjusted

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
-from mega_pl.editors.covariance import CovarianceConfig, KeyCovariance, key_covariances
+from mega_pl.editors.mom2 import FactoredMoment, Mom2Config, factored_moments
 from mega_pl.editors.protocol import Editor
 from mega_pl.editors.values import ValueConfig, find_shift
 from mega_pl.editors.weights import Projection, restored
@@ -27,12 +27,12 @@ class RomeConfig:
     Args:
         layer: 0-based block whose MLP projection is edited.
         value: How the new value is found.
-        covariance: The inputs that the edit should spare; None lets it act along the subject's own key (EasyEdit).
+        mom2: The inputs that the edit should spare; None lets it act along the subject's own key (EasyEdit).
     """
 
     layer: int
     value: ValueConfig = field(default_factory=ValueConfig)
-    covariance: CovarianceConfig | None = None
+    mom2: Mom2Config | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +74,14 @@ class _Known:
     """What is the same for all edits of a backbone."""
 
     contexts: tuple[str, ...]
-    covariance: KeyCovariance | None
+    mom2: FactoredMoment | None
 
     @classmethod
     def of(cls, backbone: Backbone, config: RomeConfig) -> "_Known":
-        contexts = sample_contexts(backbone, config.value.contexts, config.value.seed)
-        if config.covariance is None:
+        contexts = sample_contexts(backbone, config.value.context_template_length_params, config.value.seed)
+        if config.mom2 is None:
             return cls(contexts, None)
-        return cls(contexts, key_covariances(backbone, [config.layer], config.covariance)[config.layer])
+        return cls(contexts, factored_moments(backbone, [config.layer], config.mom2)[config.layer])
 
 
 def _insert(
@@ -89,14 +89,14 @@ def _insert(
 ) -> None:
     keys, values = at_subject(backbone, projection, Asked.of(request, known.contexts))
     shift = find_shift(backbone, request, known.contexts, config, values[0], projection.shifted)
-    direction = key_direction(keys, known.covariance)
+    direction = key_direction(keys, known.mom2)
     projection.add(torch.outer(shift.double() / (keys[0].double() @ direction), direction))
 
 
-def key_direction(keys: Tensor, covariance: KeyCovariance | None) -> Tensor:
+def key_direction(keys: Tensor, mom2: FactoredMoment | None) -> Tensor:
     """The unit vector u (F,), float64, along ``C^{-1} k`` with k the mean of keys (C, F); without C along k itself."""
     mean = keys.double().mean(0)
-    return F.normalize(mean if covariance is None else covariance.solve(mean[:, None])[:, 0], dim=0)
+    return F.normalize(mean if mom2 is None else mom2.solve(mean[:, None])[:, 0], dim=0)
 
 
 @torch.no_grad()

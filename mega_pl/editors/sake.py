@@ -25,7 +25,7 @@ class SakeConfig:
     """Settings of SAKE.
 
     Args:
-        regularization: Added to the diagonals of both covariances, in squared units of the state.
+        regularization: Added to the diagonals of both moments, in squared units of the state.
         implications: Pairs of prompts about consequences to keep, those that move most as the fact itself does.
         copies: Noisy copies to add of each of these.
         noise: Standard deviation of the noise.

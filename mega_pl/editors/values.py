@@ -22,35 +22,38 @@ class ValueConfig:
     """How the shift is found that ROME and MEMIT write.
 
     Args:
-        steps: Evaluations of the loss; the last one is followed by no step.
-        learning_rate: Of Adam.
-        weight_decay: Weight of ``|shift| / |start|^2``, with start the activation that is shifted.
-        clamp: The most that the shift may be long, in lengths of start.
-        kl: Weight of the divergence of what follows the subject alone.
-        stop: Loss in nats below which the search ends.
-        contexts: Sampled texts to put before the prompt besides none: how many tokens, and how many texts, a group.
+        v_num_grad_steps: Evaluations of the loss; the last one is followed by no step.
+        v_lr: Of Adam.
+        v_weight_decay: Weight of ``|shift| / |start|^2``, with start the activation that is shifted.
+        clamp_norm_factor: The most that the shift may be long, in lengths of start.
+        kl_factor: Weight of the divergence of what follows the subject alone.
+        early_stop_loss: Loss in nats below which the search ends.
+        context_template_length_params: Sampled texts to put before the prompt besides none: for each
+            group how many tokens a text has, and how many texts there are.
         seed: Seed of the texts.
     """
 
-    steps: int = 20
-    learning_rate: float = 0.5
-    weight_decay: float = 0.5
-    clamp: float = 4.0
-    kl: float = 0.0625
-    stop: float = 0.05
-    contexts: Lengths = ((5, 10), (10, 10))
+    v_num_grad_steps: int = 20
+    v_lr: float = 0.5
+    v_weight_decay: float = 0.5
+    clamp_norm_factor: float = 4.0
+    kl_factor: float = 0.0625
+    early_stop_loss: float = 0.05
+    context_template_length_params: Lengths = ((5, 10), (10, 10))
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("weight_decay", 0), ("kl", 0), ("stop", 0)):
+        for name, least in (("v_num_grad_steps", 1), ("v_weight_decay", 0), ("kl_factor", 0), ("early_stop_loss", 0)):
             if not getattr(self, name) >= least:
                 raise MegaValueError(f"`{name}` must be at least {least}, but got {getattr(self, name)}.")
-        for name in ("learning_rate", "clamp"):
+        for name in ("v_lr", "clamp_norm_factor"):
             if not getattr(self, name) > 0:
                 raise MegaValueError(f"`{name}` must be above 0, but got {getattr(self, name)}.")
-        if any(tokens < 2 or count < 1 for tokens, count in self.contexts):
+        groups = self.context_template_length_params
+        if any(tokens < 2 or count < 1 for tokens, count in groups):
             raise MegaValueError(
-                f"`contexts` must name groups of 1 text or more of 2 tokens or more each, but got {self.contexts}."
+                "`context_template_length_params` must name groups of 1 text or more of 2 tokens or more each, but got "
+                f"{groups}."
             )
 
 
@@ -117,10 +120,10 @@ def find_shift(
 ) -> Tensor:
     """Minimise ROME's loss (Eq. 4 of arXiv:2202.05262) with its decay of the shift d, in nats.
 
-        L(d) = mean_c NLL_c(new object) + kl * KL(after | before) + weight_decay * |d| / |start|^2,
+        L(d) = mean_c NLL_c(new object) + kl_factor * KL(after | before) + v_weight_decay * |d| / |start|^2,
 
     NLL_c the mean over the object's tokens in context c, and the distributions of KL those of the token that follows
-    the subject alone. After each of Adam's steps d is clipped to ``clamp * |start|``.
+    the subject alone. After each of Adam's steps d is clipped to ``clamp_norm_factor * |start|``.
 
     Args:
         backbone: The model, in the state that the shift is for.
@@ -138,18 +141,18 @@ def find_shift(
         objective = Objective.of(backbone, request, contexts)
         before: Tensor | None = None
         shift = torch.zeros_like(start, dtype=torch.float32, requires_grad=True)
-        adam = torch.optim.Adam([shift], lr=config.learning_rate)
-        for step in range(config.steps):
+        adam = torch.optim.Adam([shift], lr=config.v_lr)
+        for step in range(config.v_num_grad_steps):
             with shifted(shift, objective.positions):
                 answers, after = objective.log_probabilities(backbone)
             before = after.detach() if before is None else before
             drift = F.kl_div(before, after, log_target=True, reduction="sum")
-            loss = config.kl * drift - answers.mean() + config.weight_decay * shift.norm() / length**2
-            if step == config.steps - 1 or loss < config.stop:
+            loss = config.kl_factor * drift - answers.mean() + config.v_weight_decay * shift.norm() / length**2
+            if step == config.v_num_grad_steps - 1 or loss < config.early_stop_loss:
                 break
             adam.zero_grad()
             torch.autograd.backward(loss, inputs=[shift])
             adam.step()
             with torch.no_grad():
-                shift *= (config.clamp * length / shift.norm()).clamp(max=1.0)
+                shift *= (config.clamp_norm_factor * length / shift.norm()).clamp(max=1.0)
     return shift.detach()

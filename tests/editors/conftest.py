@@ -11,7 +11,6 @@ from torch import nn
 
 from mega_pl.backbone import Backbone, load
 from mega_pl.editors import (
-    CovarianceConfig,
     Editor,
     FineTuning,
     FineTuningConfig,
@@ -20,6 +19,7 @@ from mega_pl.editors import (
     Mega,
     Memit,
     MemitConfig,
+    Mom2Config,
     Rome,
     RomeConfig,
     Sake,
@@ -30,7 +30,9 @@ from mega_pl.editors import (
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.fitting import FitConfig, PromptConfig
 
-VALUE = ValueConfig(steps=8, learning_rate=1.0, clamp=8.0, weight_decay=1e-3, contexts=((6, 2),))
+VALUE = ValueConfig(
+    v_num_grad_steps=8, v_lr=1.0, clamp_norm_factor=8.0, v_weight_decay=1e-3, context_template_length_params=((6, 2),)
+)
 PROMPTS = PromptConfig(prefixes=1, bare_implications=False)
 
 
@@ -66,9 +68,9 @@ POOL = (
 NAMES = ["rome", "memit", "ft-l", "ft-m", "ike", "sake", "mega"]
 
 
-def covariance(folder: Path, **text: object) -> CovarianceConfig:
+def mom2(folder: Path, **text: object) -> Mom2Config:
     """A quick second moment of the model's own text."""
-    return CovarianceConfig(
+    return Mom2Config(
         text=TextConfig(documents=24, context=32, **text),  # type: ignore[arg-type]
         ridge=1e-2,
         folder=str(folder),
@@ -77,10 +79,10 @@ def covariance(folder: Path, **text: object) -> CovarianceConfig:
 
 def make_editors(folder: Path) -> list[Editor]:
     return [
-        Rome(RomeConfig(layer=1, value=VALUE, covariance=covariance(folder))),
-        Memit(MemitConfig(layers=(1, 2), value=VALUE, covariance=covariance(folder), spare=10.0)),
-        FineTuning(FineTuningConfig(layers=(2,), steps=5, learning_rate=1e-2, clamp=2e-2)),
-        FineTuning(FineTuningConfig(layers=(1, 2), objective="teacher_forced", steps=5, learning_rate=1e-2)),
+        Rome(RomeConfig(layer=1, value=VALUE, mom2=mom2(folder))),
+        Memit(MemitConfig(layers=(1, 2), value=VALUE, mom2=mom2(folder), mom2_update_weight=10.0)),
+        FineTuning(FineTuningConfig(layers=(2,), num_steps=5, lr=1e-2, norm_constraint=2e-2)),
+        FineTuning(FineTuningConfig(layers=(1, 2), objective_optimization="target_new", num_steps=5, lr=1e-2)),
         Ike(IkeConfig(demonstrations=3), POOL),
         Sake(SakeConfig(prompts=PROMPTS)),
         Mega(FitConfig(sites=("resid_mid.2",), prompts=PromptConfig(prefixes=1))),

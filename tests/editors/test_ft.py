@@ -7,8 +7,8 @@ from mega_pl.editors import FineTuning, FineTuningConfig
 from mega_pl.editors.weights import Projection
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, last_logits
 
-CONFIG = FineTuningConfig(layers=(1,), steps=4, learning_rate=1e-2)
-OBJECTIVES = pytest.mark.parametrize("objective", ["last_prompt", "teacher_forced"])
+CONFIG = FineTuningConfig(layers=(1,), num_steps=4, lr=1e-2)
+OBJECTIVES = pytest.mark.parametrize("objective", ["prompt_last", "target_new"])
 
 
 def slow_loss(backbone, request, objective):
@@ -16,7 +16,7 @@ def slow_loss(backbone, request, objective):
     answer = backbone.answer_ids(request.filled, request.target_new)
     ids, losses = list(backbone.tokenizer(request.filled)["input_ids"]), []
     for i, token in enumerate(answer):
-        before = ids if objective == "last_prompt" else ids + answer[:i]
+        before = ids if objective == "prompt_last" else ids + answer[:i]
         losses.append(-backbone.model(torch.tensor([before])).logits[0, -1].log_softmax(-1)[token])
     return torch.stack(losses).mean()
 
@@ -35,14 +35,14 @@ def weights_inside(backbone, config, requests, layer=1):
 def test_training_is_that_of_the_literal_loop(tiny_backbone, objective, requests):
     """Batches of two, weight and bias, Adam with decay: on the model's own parameters, one prompt at a time."""
     backbone = tiny_backbone("gpt2")
-    config = replace(CONFIG, objective=objective, batch=2, weight_decay=0.1)
+    config = replace(CONFIG, objective_optimization=objective, batch_size=2, weight_decay=0.1)
     found = weights_inside(backbone, config, requests)
     parameters = trained(backbone)
     assert len(parameters) == 2
     for parameter in parameters:
         parameter.requires_grad_()
-    adam = torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=0.1)
-    for _ in range(config.steps):
+    adam = torch.optim.Adam(parameters, lr=config.lr, weight_decay=0.1)
+    for _ in range(config.num_steps):
         for batch in (requests[:2], requests[2:]):
             adam.zero_grad()
             torch.stack([slow_loss(backbone, request, objective) for request in batch]).mean().backward()
@@ -55,8 +55,8 @@ def test_both_objectives_agree_on_an_object_of_one_token(backbone):
     request = replace(FRANCE, target_new=backbone.tokenizer.decode(backbone.answer_ids("Rome is", "the")).strip())
     assert len(backbone.answer_ids(request.filled, request.target_new)) == 1
     last, forced = (
-        weights_inside(backbone, replace(CONFIG, objective=objective), [request])
-        for objective in ("last_prompt", "teacher_forced")
+        weights_inside(backbone, replace(CONFIG, objective_optimization=objective), [request])
+        for objective in ("prompt_last", "target_new")
     )
     torch.testing.assert_close(last, forced, rtol=1e-4, atol=1e-5)
 
@@ -64,7 +64,7 @@ def test_both_objectives_agree_on_an_object_of_one_token(backbone):
 @OBJECTIVES
 def test_no_weight_moves_farther_than_the_clamp(backbone, objective):
     before = [parameter.detach().clone() for parameter in trained(backbone)]
-    config = replace(CONFIG, objective=objective, learning_rate=0.05, clamp=0.02)
+    config = replace(CONFIG, objective_optimization=objective, lr=0.05, norm_constraint=0.02)
     moves = [a - b for a, b in zip(weights_inside(backbone, config, [FRANCE]), before, strict=True)]
     for move in moves:
         assert move.abs().max() <= 0.02 + 1e-6
@@ -74,7 +74,7 @@ def test_no_weight_moves_farther_than_the_clamp(backbone, objective):
 @OBJECTIVES
 def test_a_loss_that_is_low_enough_makes_no_step(backbone, objective):
     before = [parameter.detach().clone() for parameter in trained(backbone)]
-    config = replace(CONFIG, objective=objective, stop=1e6)
+    config = replace(CONFIG, objective_optimization=objective, early_stop_loss=1e6)
     for one, parameter in zip(weights_inside(backbone, config, [FRANCE]), before, strict=True):
         assert torch.equal(one, parameter)
 
@@ -82,7 +82,7 @@ def test_a_loss_that_is_low_enough_makes_no_step(backbone, objective):
 @OBJECTIVES
 def test_only_the_named_layers_change(backbone, objective):
     state = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
-    with FineTuning(replace(CONFIG, layers=(1, 3), objective=objective)).edit(backbone, [FRANCE]):
+    with FineTuning(replace(CONFIG, layers=(1, 3), objective_optimization=objective)).edit(backbone, [FRANCE]):
         changed = {name for name, tensor in backbone.model.state_dict().items() if not torch.equal(tensor, state[name])}
     names = dict(backbone.model.named_parameters())
     expected = {name for name, p in names.items() for layer in (1, 3) if any(p is q for q in trained(backbone, layer))}
@@ -92,7 +92,7 @@ def test_only_the_named_layers_change(backbone, objective):
 def test_a_fit_that_diverges_is_refused_and_leaves_the_weights(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     bare = last_logits(backbone, FRANCE.filled)
-    config = replace(CONFIG, learning_rate=1e30)
+    config = replace(CONFIG, lr=1e30)
     with pytest.raises(FloatingPointError, match="must leave the weights finite"):  # noqa: SIM117
         with FineTuning(config).edit(backbone, [FRANCE]):
             pass
@@ -104,11 +104,14 @@ def test_a_fit_that_diverges_is_refused_and_leaves_the_weights(tiny_backbone):
     [
         ({"layers": ()}, r"`layers` must be one or more different blocks, but got \(\)"),
         ({"layers": (1, 1)}, "different blocks"),
-        ({"objective": "bag"}, "`objective` must be one of last_prompt, teacher_forced, but got 'bag'"),
-        ({"steps": 0}, "`steps` must be at least 1"),
-        ({"batch": 0}, "`batch` must be at least 1"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
-        ({"clamp": 0.0}, "`clamp` must be above 0"),
+        (
+            {"objective_optimization": "bag"},
+            "`objective_optimization` must be one of prompt_last, target_new, but got 'bag'",
+        ),
+        ({"num_steps": 0}, "`num_steps` must be at least 1"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"lr": 0.0}, "`lr` must be above 0"),
+        ({"norm_constraint": 0.0}, "`norm_constraint` must be above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -4,14 +4,14 @@ import torch
 from mega_pl.backbone import Site, record
 from mega_pl.editors import Memit, MemitConfig
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
-from mega_pl.editors.covariance import key_covariances
 from mega_pl.editors.memit import stream_shift
+from mega_pl.editors.mom2 import factored_moments
 from mega_pl.editors.rome import at_subject
 from mega_pl.editors.values import ValueConfig, find_shift
 from mega_pl.editors.weights import Projection
-from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, VALUE, covariance, last_logits
+from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, VALUE, last_logits, mom2
 
-CLEAN = ValueConfig(steps=8, learning_rate=0.5, weight_decay=1e-3, contexts=())
+CLEAN = ValueConfig(v_num_grad_steps=8, v_lr=0.5, v_weight_decay=1e-3, context_template_length_params=())
 REQUESTS = [FRANCE, GERMANY, DARRIEUX]
 
 
@@ -35,7 +35,7 @@ def aims(backbone, contexts, config, layer):
 
 
 def test_one_layer_that_spares_nothing_reaches_every_aim(backbone, moments):
-    memit = Memit(MemitConfig(layers=(1,), value=CLEAN, covariance=covariance(moments), spare=1e-9))
+    memit = Memit(MemitConfig(layers=(1,), value=CLEAN, mom2=mom2(moments), mom2_update_weight=1e-9))
     wanted = aims(backbone, ("",), CLEAN, 1)
     with memit.edit(backbone, REQUESTS):
         reached = [state(backbone, request, 1) for request in REQUESTS]
@@ -44,7 +44,7 @@ def test_one_layer_that_spares_nothing_reaches_every_aim(backbone, moments):
 
 
 def test_sparing_everything_else_leaves_the_model_as_it_is(backbone, moments):
-    memit = Memit(MemitConfig(layers=(1,), value=CLEAN, covariance=covariance(moments), spare=1e9))
+    memit = Memit(MemitConfig(layers=(1,), value=CLEAN, mom2=mom2(moments), mom2_update_weight=1e9))
     bare = last_logits(backbone, FRANCE.filled)
     with memit.edit(backbone, REQUESTS):
         torch.testing.assert_close(last_logits(backbone, FRANCE.filled), bare, atol=1e-4, rtol=1e-4)
@@ -53,10 +53,10 @@ def test_sparing_everything_else_leaves_the_model_as_it_is(backbone, moments):
 def test_the_updates_are_the_literal_ones(backbone, moments):
     """Layer by layer with dense solves, the rest measured anew after each."""
     layers, spare = (1, 2, 3), 10.0
-    memit = Memit(MemitConfig(layers=layers, value=VALUE, covariance=covariance(moments), spare=spare))
-    contexts = sample_contexts(backbone, VALUE.contexts, VALUE.seed)
+    memit = Memit(MemitConfig(layers=layers, value=VALUE, mom2=mom2(moments), mom2_update_weight=spare))
+    contexts = sample_contexts(backbone, VALUE.context_template_length_params, VALUE.seed)
     wanted = torch.stack(aims(backbone, contexts, VALUE, 3)).double()
-    known = key_covariances(backbone, layers, memit.config.covariance)
+    known = factored_moments(backbone, layers, memit.config.mom2)
     projections = [Projection.of(backbone, layer) for layer in layers]
     bare = [projection.weight.detach().clone() for projection in projections]
     try:
@@ -81,7 +81,7 @@ def test_the_updates_are_the_literal_ones(backbone, moments):
 
 
 def test_the_order_of_a_batch_does_not_matter(backbone, moments):
-    memit = Memit(MemitConfig(layers=(1, 2), value=VALUE, covariance=covariance(moments), spare=10.0))
+    memit = Memit(MemitConfig(layers=(1, 2), value=VALUE, mom2=mom2(moments), mom2_update_weight=10.0))
     found = []
     for requests in (REQUESTS, REQUESTS[::-1]):
         with memit.edit(backbone, requests):
@@ -90,7 +90,7 @@ def test_the_order_of_a_batch_does_not_matter(backbone, moments):
 
 
 def test_an_mlp_that_does_not_write_straight_into_the_stream_is_refused(tiny_backbone, moments):
-    memit = Memit(MemitConfig(layers=(1,), covariance=covariance(moments)))
+    memit = Memit(MemitConfig(layers=(1,), mom2=mom2(moments)))
     editing = memit.edit(tiny_backbone("gemma2"), REQUESTS)
     with pytest.raises(ValueError, match="writes straight into the stream"), editing:
         pass
@@ -102,7 +102,7 @@ def test_an_mlp_that_does_not_write_straight_into_the_stream_is_refused(tiny_bac
         ({"layers": ()}, r"`layers` must be one or more different blocks in ascending order, but got \(\)"),
         ({"layers": (2, 1)}, r"ascending order, but got \(2, 1\)"),
         ({"layers": (1, 1)}, r"different blocks"),
-        ({"layers": (1,), "spare": 0.0}, "`spare` must be above 0, but got 0.0"),
+        ({"layers": (1,), "mom2_update_weight": 0.0}, "`mom2_update_weight` must be above 0, but got 0.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

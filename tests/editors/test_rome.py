@@ -3,18 +3,18 @@ import torch
 
 from mega_pl.editors import Rome, RomeConfig
 from mega_pl.editors.contexts import Asked, sample_contexts
-from mega_pl.editors.covariance import KeyCovariance, key_covariances
+from mega_pl.editors.mom2 import FactoredMoment, factored_moments
 from mega_pl.editors.rome import at_subject, key_direction
 from mega_pl.editors.values import find_shift
 from mega_pl.editors.weights import Projection
-from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, VALUE, covariance, last_logits
+from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, VALUE, last_logits, mom2
 
 LAYER = 1
 
 
-@pytest.fixture(params=[True, False], ids=["covariance", "key alone"])
+@pytest.fixture(params=[True, False], ids=["mom2", "key alone"])
 def rome(request, moments):
-    return Rome(RomeConfig(layer=LAYER, value=VALUE, covariance=covariance(moments) if request.param else None))
+    return Rome(RomeConfig(layer=LAYER, value=VALUE, mom2=mom2(moments) if request.param else None))
 
 
 def draw(*shape, seed=0):
@@ -29,7 +29,10 @@ def moment(width=12, seed=3):
 @pytest.mark.parametrize("request_", [FRANCE, DARRIEUX])
 def test_the_output_at_the_subject_becomes_the_wanted_value(backbone, rome, request_):
     """The theorem: W' k0 = v0 + d."""
-    projection, contexts = Projection.of(backbone, LAYER), sample_contexts(backbone, VALUE.contexts, VALUE.seed)
+    projection, contexts = (
+        Projection.of(backbone, LAYER),
+        sample_contexts(backbone, VALUE.context_template_length_params, VALUE.seed),
+    )
     _, before = at_subject(backbone, projection, Asked.of(request_))
     shift = find_shift(backbone, request_, contexts, VALUE, before[0], projection.shifted)
     with rome.edit(backbone, [request_]):
@@ -40,13 +43,16 @@ def test_the_output_at_the_subject_becomes_the_wanted_value(backbone, rome, requ
 
 
 def test_the_update_is_the_literal_one(backbone, rome):
-    projection, contexts = Projection.of(backbone, LAYER), sample_contexts(backbone, VALUE.contexts, VALUE.seed)
+    projection, contexts = (
+        Projection.of(backbone, LAYER),
+        sample_contexts(backbone, VALUE.context_template_length_params, VALUE.seed),
+    )
     keys, values = at_subject(backbone, projection, Asked.of(FRANCE, contexts))
     assert len(keys) == 3
     shift = find_shift(backbone, FRANCE, contexts, VALUE, values[0], projection.shifted)
     u = keys.double().mean(0)
-    if rome.config.covariance is not None:
-        (known,) = key_covariances(backbone, [LAYER], rome.config.covariance).values()
+    if rome.config.mom2 is not None:
+        (known,) = factored_moments(backbone, [LAYER], rome.config.mom2).values()
         u = torch.linalg.inv(known.factor @ known.factor.T) @ u
     u = u / u.norm()
     update = torch.outer(shift.double() / (keys[0].double() @ u), u)
@@ -61,10 +67,10 @@ def test_the_update_is_the_literal_one(backbone, rome):
 @pytest.mark.parametrize("scale", [1e-6, 7.0, 1e6])
 def test_the_direction_does_not_depend_on_the_scale_of_the_moment(scale):
     keys = draw(3, 12)
-    usual, scaled = (key_direction(keys, KeyCovariance.of(c * moment(), 40, 1e-3)) for c in (1.0, scale))
+    usual, scaled = (key_direction(keys, FactoredMoment.of(c * moment(), 40, 1e-3)) for c in (1.0, scale))
     torch.testing.assert_close(usual, scaled, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(usual.norm(), torch.tensor(1.0, dtype=torch.float64))
-    other = key_direction(keys, KeyCovariance.of(moment(seed=4), 40, 1e-3))
+    other = key_direction(keys, FactoredMoment.of(moment(seed=4), 40, 1e-3))
     assert usual @ other < 0.999
     torch.testing.assert_close(key_direction(keys, None), keys.mean(0) / keys.mean(0).norm())
 

@@ -14,16 +14,38 @@ from mega_pl.lab.data import LabDataModule
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "gpt2-xl": {
-        "ROME": {"layer": 17, "value.steps": 20, "value.weight_decay": 0.5, "value.clamp": 4.0, "covariance": None},
-        "MEMIT": {"layers": (13, 14, 15, 16, 17), "value.steps": 20, "value.clamp": 0.75, "spare": 20_000.0},
-        "FT-L": {"layers": (0,), "steps": 25, "learning_rate": 5e-4, "clamp": 5e-4, "batch": 3},
+        "ROME": {
+            "layer": 17,
+            "value.v_num_grad_steps": 20,
+            "value.v_weight_decay": 0.5,
+            "value.clamp_norm_factor": 4.0,
+            "mom2": None,
+        },
+        "MEMIT": {
+            "layers": (13, 14, 15, 16, 17),
+            "value.v_num_grad_steps": 20,
+            "value.clamp_norm_factor": 0.75,
+            "mom2_update_weight": 20_000.0,
+        },
+        "FT-L": {"layers": (0,), "num_steps": 25, "lr": 5e-4, "norm_constraint": 5e-4, "batch_size": 3},
         "IKE": {"demonstrations": 16},
         "SAKE": {"regularization": 1e-2},
     },
     "llama2-7b": {
-        "ROME": {"layer": 5, "value.steps": 25, "value.weight_decay": 1e-3, "value.clamp": 4.0, "covariance": None},
-        "MEMIT": {"layers": (4, 5, 6, 7, 8), "value.steps": 25, "value.clamp": 4.0, "spare": 15_000.0},
-        "FT-L": {"layers": (21,), "steps": 25, "learning_rate": 5e-4, "clamp": None, "batch": 1},
+        "ROME": {
+            "layer": 5,
+            "value.v_num_grad_steps": 25,
+            "value.v_weight_decay": 1e-3,
+            "value.clamp_norm_factor": 4.0,
+            "mom2": None,
+        },
+        "MEMIT": {
+            "layers": (4, 5, 6, 7, 8),
+            "value.v_num_grad_steps": 25,
+            "value.clamp_norm_factor": 4.0,
+            "mom2_update_weight": 15_000.0,
+        },
+        "FT-L": {"layers": (21,), "num_steps": 25, "lr": 5e-4, "norm_constraint": None, "batch_size": 1},
         "IKE": {"demonstrations": 16},
         "SAKE": {"regularization": 0.5},
     },
@@ -60,8 +82,8 @@ def test_published_settings(model, tmp_path):
             assert setting(editors[name], path) == value, (name, path)
     for name in ("ROME", "MEMIT"):
         value = editors[name].config.value  # type: ignore[attr-defined]
-        assert (value.learning_rate, value.kl, value.stop) == (0.5, 0.0625, 0.05)
-        assert sum(count for _, count in value.contexts) == {"ROME": 20, "MEMIT": 5}[name]
+        assert (value.v_lr, value.kl_factor, value.early_stop_loss) == (0.5, 0.0625, 0.05)
+        assert sum(count for _, count in value.context_template_length_params) == {"ROME": 20, "MEMIT": 5}[name]
 
 
 @pytest.mark.parametrize("model", ["lab-gpt2", "lab-llama"])

@@ -11,7 +11,9 @@ from mega_pl.editors.weights import Projection
 from tests.editors.conftest import DARRIEUX, FRANCE
 
 CONTEXTS = ("", "It rains. ", "He works as a teacher. ")
-CONFIG = ValueConfig(steps=5, learning_rate=0.3, weight_decay=0.7, clamp=3.0, kl=0.5, stop=0.0)
+CONFIG = ValueConfig(
+    v_num_grad_steps=5, v_lr=0.3, v_weight_decay=0.7, clamp_norm_factor=3.0, kl_factor=0.5, early_stop_loss=0.0
+)
 
 
 def ids_of(backbone, text):
@@ -40,8 +42,8 @@ def slow_loss(backbone, projection, request, shift, start, config, before=None):
         after = backbone.model(ids_of(backbone, f"{request.subject} is a")).logits[0, position].float().log_softmax(-1)
     before = after.detach() if before is None else before
     divergence = (after.exp() * (after - before)).sum()
-    decay = config.weight_decay * shift.norm() / start.norm() ** 2
-    return config.kl * divergence - torch.stack(answers).mean() + decay, before
+    decay = config.v_weight_decay * shift.norm() / start.norm() ** 2
+    return config.kl_factor * divergence - torch.stack(answers).mean() + decay, before
 
 
 @pytest.fixture
@@ -77,21 +79,21 @@ def test_the_subject_alone_says_what_it_says_before_more_words(backbone):
 def test_the_shift_is_that_of_the_literal_loop(backbone, projection, start):
     """Five evaluations and four steps of Adam on a loss that is computed text by text."""
     shift = torch.zeros_like(start, requires_grad=True)
-    adam, before = torch.optim.Adam([shift], lr=CONFIG.learning_rate), None
-    for _ in range(CONFIG.steps - 1):
+    adam, before = torch.optim.Adam([shift], lr=CONFIG.v_lr), None
+    for _ in range(CONFIG.v_num_grad_steps - 1):
         loss, before = slow_loss(backbone, projection, FRANCE, shift, start, CONFIG, before)
         adam.zero_grad()
         loss.backward()
         adam.step()
         with torch.no_grad():
-            if shift.norm() > CONFIG.clamp * start.norm():
-                shift.mul_(CONFIG.clamp * start.norm() / shift.norm())
+            if shift.norm() > CONFIG.clamp_norm_factor * start.norm():
+                shift.mul_(CONFIG.clamp_norm_factor * start.norm() / shift.norm())
     found = find_shift(backbone, FRANCE, CONTEXTS, CONFIG, start, projection.shifted)
     torch.testing.assert_close(found, shift.detach(), rtol=1e-3, atol=1e-4)
     assert found.norm() > 0.1
 
 
-@pytest.mark.parametrize("change", [{"kl": 50.0}, {"weight_decay": 50.0}])
+@pytest.mark.parametrize("change", [{"kl_factor": 50.0}, {"v_weight_decay": 50.0}])
 def test_every_term_of_the_loss_counts(backbone, projection, start, change):
     usual = find_shift(backbone, FRANCE, CONTEXTS, CONFIG, start, projection.shifted)
     other = find_shift(backbone, FRANCE, CONTEXTS, replace(CONFIG, **change), start, projection.shifted)
@@ -99,12 +101,12 @@ def test_every_term_of_the_loss_counts(backbone, projection, start, change):
 
 
 def test_the_shift_is_no_longer_than_the_clamp(backbone, projection, start):
-    config = replace(CONFIG, clamp=0.1, learning_rate=5.0)
+    config = replace(CONFIG, clamp_norm_factor=0.1, v_lr=5.0)
     found = find_shift(backbone, FRANCE, CONTEXTS, config, start, projection.shifted)
     torch.testing.assert_close(found.norm(), 0.1 * start.norm())
 
 
-@pytest.mark.parametrize("change", [{"steps": 1}, {"stop": 1e6}])
+@pytest.mark.parametrize("change", [{"v_num_grad_steps": 1}, {"early_stop_loss": 1e6}])
 def test_the_last_evaluation_makes_no_step_and_a_low_loss_ends_the_search(backbone, projection, start, change):
     calls = 0
 
@@ -123,12 +125,12 @@ def test_the_last_evaluation_makes_no_step_and_a_low_loss_ends_the_search(backbo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "`steps` must be at least 1, but got 0"),
-        ({"kl": -1.0}, "`kl` must be at least 0, but got -1.0"),
-        ({"weight_decay": float("nan")}, "`weight_decay` must be at least 0, but got nan"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be above 0, but got 0.0"),
-        ({"clamp": -1.0}, "`clamp` must be above 0, but got -1.0"),
-        ({"contexts": ((1, 3),)}, "`contexts` must name groups"),
+        ({"v_num_grad_steps": 0}, "`v_num_grad_steps` must be at least 1, but got 0"),
+        ({"kl_factor": -1.0}, "`kl_factor` must be at least 0, but got -1.0"),
+        ({"v_weight_decay": float("nan")}, "`v_weight_decay` must be at least 0, but got nan"),
+        ({"v_lr": 0.0}, "`v_lr` must be above 0, but got 0.0"),
+        ({"clamp_norm_factor": -1.0}, "`clamp_norm_factor` must be above 0, but got -1.0"),
+        ({"context_template_length_params": ((1, 3),)}, "`context_template_length_params` must name groups"),
     ],
 )
 def test_settings_out_of_range_are_refused(change, message):

@@ -28,7 +28,7 @@ UNLIMITED = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class CovarianceConfig:
+class Mom2Config:
     """Second moments of a projection's inputs.
 
     Args:
@@ -54,7 +54,7 @@ class CovarianceConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class KeyCovariance:
+class FactoredMoment:
     """Second moment of a projection's inputs with a ridge, ``C = E[k k^T] + ridge * tr(E[k k^T]) / F * I``, factored.
 
     Args:
@@ -68,7 +68,7 @@ class KeyCovariance:
     ridge: float
 
     @classmethod
-    def of(cls, moment: Tensor, tokens: int, ridge: float) -> "KeyCovariance":
+    def of(cls, moment: Tensor, tokens: int, ridge: float) -> "FactoredMoment":
         """Factor a moment (F, F) of any floating dtype, in float64.
 
         Raises:
@@ -89,10 +89,10 @@ class KeyCovariance:
         return torch.cholesky_solve(keys.to(self.factor), self.factor)
 
 
-def key_covariances(backbone: Backbone, layers: Sequence[int], config: CovarianceConfig) -> dict[int, KeyCovariance]:
+def factored_moments(backbone: Backbone, layers: Sequence[int], config: Mom2Config) -> dict[int, FactoredMoment]:
     """The factored moments of some blocks' projections, on the model's device."""
     return {
-        layer: KeyCovariance.of(moment.to(backbone.device), tokens, config.ridge)
+        layer: FactoredMoment.of(moment.to(backbone.device), tokens, config.ridge)
         for layer, (moment, tokens) in second_moments(backbone, layers, config).items()
     }
 
@@ -100,7 +100,7 @@ def key_covariances(backbone: Backbone, layers: Sequence[int], config: Covarianc
 def second_moments(
     backbone: Backbone,
     layers: Sequence[int],
-    config: CovarianceConfig,
+    config: Mom2Config,
     texts: Iterable[str] | None = None,
     *,
     save_every: int = 512,
@@ -133,7 +133,7 @@ def second_moments(
 
 
 def _accumulate(
-    backbone: Backbone, layers: Sequence[int], config: CovarianceConfig, texts: Iterable[str] | None, save_every: int
+    backbone: Backbone, layers: Sequence[int], config: Mom2Config, texts: Iterable[str] | None, save_every: int
 ) -> dict[int, SecondMoment]:
     projections = {layer: Projection.of(backbone, layer) for layer in sorted(layers)}
     moments = {layer: SecondMoment(p.width, backbone.device) for layer, p in projections.items()}
@@ -189,7 +189,7 @@ class _Enough(Exception):
     """Ends a forward pass whose later blocks nobody reads."""
 
 
-def _file(backbone: Backbone, layers: Sequence[int], config: CovarianceConfig) -> Path:
+def _file(backbone: Backbone, layers: Sequence[int], config: Mom2Config) -> Path:
     """A file whose name differs wherever the moments may."""
     said = json.dumps([backbone.fingerprint, str(backbone.dtype), asdict(config.text)])
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mega_pl.backbone import Backbone
-from mega_pl.editors import CovarianceConfig, TextConfig, second_moments
-from mega_pl.editors import covariance as covariance_module
-from mega_pl.editors.covariance import KeyCovariance, key_covariances
+from mega_pl.editors import Mom2Config, TextConfig, second_moments
+from mega_pl.editors import mom2 as mom2_module
+from mega_pl.editors.mom2 import FactoredMoment, factored_moments
 from mega_pl.editors.texts import read_texts
 from mega_pl.editors.weights import Projection
 from tests.editors.conftest import hook_count
@@ -24,7 +24,7 @@ TEXTS = [
 
 def given(folder, **settings):
     """A config for texts that are handed over."""
-    return CovarianceConfig(text=TextConfig(source="given", **settings), folder=str(folder))
+    return Mom2Config(text=TextConfig(source="given", **settings), folder=str(folder))
 
 
 def keys_of(backbone, layer, texts, limit):
@@ -112,7 +112,7 @@ def test_what_is_known_is_read_and_not_computed_again(backbone, tmp_path, monkey
     assert torch.equal(first[1][0], again[1][0])
     more = second_moments(backbone, [1, 2], given(tmp_path), TEXTS)
     assert torch.equal(first[1][0], more[1][0])
-    monkeypatch.setattr(covariance_module, "read_texts", lambda *_: broken_off(TEXTS, 0))
+    monkeypatch.setattr(mom2_module, "read_texts", lambda *_: broken_off(TEXTS, 0))
     with pytest.raises(OSError, match="connection lost"):  # another text is another moment
         second_moments(backbone, [1], given(tmp_path, seed=1))
 
@@ -162,15 +162,15 @@ def test_solving_is_the_inverse_of_the_lifted_moment():
     half, keys = torch.randn(9, 6, generator=draw).double(), torch.randn(9, 2, generator=draw).double()
     moment, ridge = half @ half.T, 1e-2  # rank 6 of 9: the ridge is needed
     lifted = moment + ridge * moment.trace() / 9 * torch.eye(9)
-    torch.testing.assert_close(KeyCovariance.of(moment, 6, ridge).solve(keys), torch.linalg.inv(lifted) @ keys)
+    torch.testing.assert_close(FactoredMoment.of(moment, 6, ridge).solve(keys), torch.linalg.inv(lifted) @ keys)
     with pytest.raises(ValueError, match="must be positive definite, but with `ridge` 0 that of 6 inputs of width 9"):
-        KeyCovariance.of(moment, 6, 0)
+        FactoredMoment.of(moment, 6, 0)
 
 
 def test_factors_are_of_the_moments(backbone, tmp_path):
-    config = CovarianceConfig(text=TextConfig(documents=8, context=16), ridge=0.1, folder=str(tmp_path))
+    config = Mom2Config(text=TextConfig(documents=8, context=16), ridge=0.1, folder=str(tmp_path))
     ((moment, tokens),) = second_moments(backbone, [1], config).values()
-    found = key_covariances(backbone, [1], config)[1]
+    found = factored_moments(backbone, [1], config)[1]
     lifted = moment.double() + 0.1 * moment.double().diagonal().mean() * torch.eye(len(moment))
     torch.testing.assert_close(found.factor @ found.factor.T, lifted)
     assert (found.tokens, found.ridge) == (tokens, 0.1)
@@ -178,8 +178,8 @@ def test_factors_are_of_the_moments(backbone, tmp_path):
 
 def test_the_folder_is_named_by_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MEGA_PL_CACHE", str(tmp_path))
-    assert CovarianceConfig().place == tmp_path / "moments"
-    assert CovarianceConfig(folder="here").place.name == "here"
+    assert Mom2Config().place == tmp_path / "moments"
+    assert Mom2Config(folder="here").place.name == "here"
 
 
 @pytest.mark.parametrize(("settings", "name"), [({"documents": 0}, "documents"), ({"context": 1}, "context")])
@@ -190,4 +190,4 @@ def test_text_settings_out_of_range_are_refused(settings, name):
 
 def test_a_negative_ridge_is_refused():
     with pytest.raises(ValueError, match="`ridge` must be at least 0, but got -1"):
-        CovarianceConfig(ridge=-1)
+        Mom2Config(ridge=-1)
