@@ -1,7 +1,6 @@
 """Fine-tuning of one or more MLP projections on the edits alone, with or without a bound on every weight's move."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mega_pl.asking import Edited
+from mega_pl.asking.batches import encoded_ids
 from mega_pl.backbone import Backbone
-from mega_pl.editors.protocol import Editor
+from mega_pl.editors.protocol import WeightEditor, Writing
 from mega_pl.editors.values import answer_log_probabilities
-from mega_pl.editors.weights import Projection, assign, restored
-from mega_pl.edits import EditRequest, check_requests
+from mega_pl.editors.weights import Projection, assign
+from mega_pl.edits import EditRequest
 from mega_pl.errors import MegaValueError
 
 FtObjective = Literal["prompt_last", "target_new"]
@@ -33,6 +32,8 @@ class FineTuningConfig:
         weight_decay: Of Adam.
         norm_constraint: The most that a weight may move; None for no bound.
         batch_size: Edits a step.
+        append_eos: Whether the end token is asked for after the new object, as LocFT does (arXiv:2509.22072), so that
+            what is written stops there; with ``target_new`` alone.
         early_stop_loss: Loss in nats below which a batch makes no step, and a pass with as low a mean is the last.
     """
 
@@ -43,6 +44,7 @@ class FineTuningConfig:
     weight_decay: float = 0.0
     norm_constraint: float | None = None
     batch_size: int = 1
+    append_eos: bool = False
     early_stop_loss: float = 0.01
 
     def __post_init__(self) -> None:
@@ -50,6 +52,11 @@ class FineTuningConfig:
             names = ", ".join(get_args(FtObjective))
             raise MegaValueError(
                 f"`objective_optimization` must be one of {names}, but got {self.objective_optimization!r}."
+            )
+        if self.append_eos and self.objective_optimization != "target_new":
+            raise MegaValueError(
+                "`append_eos` must be given with `objective_optimization` target_new, but got "
+                f"{self.objective_optimization}."
             )
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise MegaValueError(f"`layers` must be one or more different blocks, but got {self.layers}.")
@@ -63,32 +70,29 @@ class FineTuningConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class FineTuning(Editor):
+class FineTuning(WeightEditor):
     """Adam on copies in float32, which the model's own weights become, rounded to their dtype, when it is done."""
 
     config: FineTuningConfig
 
     @property
     def name(self) -> str:
-        """``ft-l`` or ``ft-m``, by the objective."""
+        """``ft-l``, ``ft-m`` or ``locft``, by what is asked for."""
+        if self.config.append_eos:
+            return "locft"
         return "ft-l" if self.config.objective_optimization == "prompt_last" else "ft-m"
 
-    @contextmanager
-    def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
-        """Put edits into force; see `Editor`.
-
-        Raises:
-            ValueError: If the requests do not go together, or there is no such block.
-            FloatingPointError: If a weight would not be finite.
-        """
-        check_requests(requests)
+    def writing(self, backbone: Backbone) -> Writing:
+        """Weights and biases of some projections; see `WeightEditor`."""
         modules = [Projection.of(backbone, layer).module for layer in self.config.layers]
         chosen = {id(parameter) for module in modules for parameter in module.parameters()}
         trained = {name: p for name, p in backbone.model.named_parameters() if id(p) in chosen}
-        with restored(trained.values()):
+
+        def write(requests: Sequence[EditRequest]) -> None:
             for name, value in _fit(backbone, trained, requests, self.config).items():
                 assign(trained[name], value)
-            yield Edited()
+
+        return Writing(list(trained.values()), write)
 
 
 def _fit(
@@ -104,7 +108,7 @@ def _fit(
             losses = []
             for batch in batches:
                 rounded = {name: copy.to(trained[name].dtype) for name, copy in copies.items()}
-                loss = _LOSSES[config.objective_optimization](backbone, rounded, batch)
+                loss = _LOSSES[config.objective_optimization](backbone, rounded, batch, config.append_eos)
                 losses.append(float(loss.detach()))
                 if not losses[-1] < config.early_stop_loss:  # a loss that is no number must show in the weights
                     adam.zero_grad()
@@ -123,7 +127,7 @@ def _clamp(copies: Mapping[str, Tensor], start: Mapping[str, Tensor], most: floa
             copy.clamp_(start[name] - most, start[name] + most)
 
 
-def _prompt_last(backbone: Backbone, parameters: dict[str, Tensor], requests: Sequence[EditRequest]) -> Tensor:
+def _prompt_last(backbone: Backbone, parameters: dict[str, Tensor], requests: Sequence[EditRequest], _: bool) -> Tensor:
     """Mean over edits of that over the new object's tokens of their loss in nats, all read after the prompt."""
     encoded = backbone.encode([request.filled for request in requests])
     output = functional_call(
@@ -134,15 +138,20 @@ def _prompt_last(backbone: Backbone, parameters: dict[str, Tensor], requests: Se
     return -torch.stack([row[ids].mean() for row, ids in zip(chances, answers, strict=True)]).mean()
 
 
-def _target_new(backbone: Backbone, parameters: dict[str, Tensor], requests: Sequence[EditRequest]) -> Tensor:
-    """The same, each token read after those before it."""
-    answers = torch.tensor([len(backbone.answer_ids(request.filled, request.target_new)) for request in requests])
-    encoded = backbone.encode([f"{request.filled} {request.target_new}" for request in requests])
-    kept = int(answers.max()) + 1
+def _target_new(
+    backbone: Backbone, parameters: dict[str, Tensor], requests: Sequence[EditRequest], append_eos: bool
+) -> Tensor:
+    """The same, each token read after those before it, and the end token after the last."""
+    end = [int(backbone.tokenizer.eos_token_id)] if append_eos else []
+    prompts = encoded_ids(backbone, [request.filled for request in requests])
+    answers = [[*backbone.answer_ids(request.filled, request.target_new), *end] for request in requests]
+    encoded = backbone.pad([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)])
+    lengths = torch.tensor(list(map(len, answers)))
+    kept = int(lengths.max()) + 1
     output = functional_call(
         backbone.model, parameters, kwargs={**encoded.inputs, "use_cache": False, "logits_to_keep": kept}
     )
-    return -answer_log_probabilities(output.logits, encoded.input_ids, answers).mean()
+    return -answer_log_probabilities(output.logits, encoded.input_ids, lengths).mean()
 
 
 _LOSSES = {"prompt_last": _prompt_last, "target_new": _target_new}

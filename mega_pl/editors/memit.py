@@ -1,7 +1,7 @@
 """MEMIT: many associations written into the MLP projections of several blocks at once (arXiv:2210.07229)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -9,14 +9,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
 from mega_pl.editors.mom2 import FactoredMoment, Mom2Config, factored_moments
-from mega_pl.editors.protocol import Editor
+from mega_pl.editors.protocol import WeightEditor, Writing
 from mega_pl.editors.values import Shifted, ValueConfig, find_shift
-from mega_pl.editors.weights import Projection, restored
-from mega_pl.edits import EditRequest, check_requests
+from mega_pl.editors.weights import Projection
+from mega_pl.edits import EditRequest
 from mega_pl.errors import MegaValueError
 
 
@@ -39,16 +38,13 @@ class MemitConfig:
     mom2_update_weight: float = 15000.0
 
     def __post_init__(self) -> None:
-        if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise MegaValueError(
-                f"`layers` must be one or more different blocks in ascending order, but got {self.layers}."
-            )
+        check_layers(self.layers)
         if not self.mom2_update_weight > 0:
             raise MegaValueError(f"`mom2_update_weight` must be above 0, but got {self.mom2_update_weight}.")
 
 
 @dataclass(frozen=True, eq=False)
-class Memit(Editor):
+class Memit(WeightEditor):
     """Writes all facts together, spread over the projections W of some blocks.
 
     For each edit the output z of the last block at the subject's last token is found that makes the model say the new
@@ -60,64 +56,101 @@ class Memit(Editor):
 
     name: ClassVar[str] = "memit"
     config: MemitConfig
-    _known: "WeakKeyDictionary[Backbone, _Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+    _known: "WeakKeyDictionary[Backbone, Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
-    @contextmanager
-    def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
-        """Put edits into force; see `Editor`.
+    def writing(self, backbone: Backbone) -> Writing:
+        """The weights of some projections; see `WeightEditor`.
 
         Raises:
-            ValueError: If the requests do not go together, there is no such block, or the MLP does not write straight
-                into the stream.
-            FloatingPointError: If an edit would leave a weight that is not finite.
+            ValueError: If there is no such block, or the MLP does not write straight into the stream.
         """
-        check_requests(requests)
-        if backbone.layout.post_norms or backbone.layout.residual_scale != 1:
-            raise MegaValueError(
-                f"MEMIT must be given a model whose MLP writes straight into the stream, but {backbone.name!r} "
-                "normalises or scales in between; use ROME."
-            )
-        projections = {layer: Projection.of(backbone, layer) for layer in self.config.layers}
         if backbone not in self._known:
-            self._known[backbone] = _Known.of(backbone, self.config)
-        with restored(projection.weight for projection in projections.values()):
-            _insert(backbone, projections, requests, self._known[backbone], self.config)
-            yield Edited()
+            self._known[backbone] = Known.of(backbone, self.config.layers, self.config.value, self.config.mom2)
+        known, weight = self._known[backbone], self.config.mom2_update_weight
+
+        def solve(layer: int, keys: Tensor) -> Tensor:
+            return _adjusted(keys, known.moments[layer], weight)
+
+        return spread_writing(backbone, self.config.layers, self.config.value, known.contexts, solve)
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What is the same for all edits of a backbone."""
+class Known:
+    """What is the same for all edits of a backbone.
+
+    Args:
+        contexts: Texts that are put before prompts.
+        moments: The factored second moments of the inputs of each block's projection.
+    """
 
     contexts: tuple[str, ...]
     moments: dict[int, FactoredMoment]
 
     @classmethod
-    def of(cls, backbone: Backbone, config: MemitConfig) -> "_Known":
-        contexts = sample_contexts(backbone, config.value.context_template_length_params, config.value.seed)
-        return cls(contexts, factored_moments(backbone, config.layers, config.mom2))
+    def of(cls, backbone: Backbone, layers: Sequence[int], value: ValueConfig, mom2: Mom2Config) -> "Known":
+        """Sample the contexts and read, or compute, the moments."""
+        check_straight(backbone)
+        contexts = sample_contexts(backbone, value.context_template_length_params, value.seed)
+        return cls(contexts, factored_moments(backbone, layers, mom2))
 
 
-def _insert(
+def check_layers(layers: Sequence[int]) -> None:
+    """Refuse blocks that are none, not in order or named twice.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if not layers or list(layers) != sorted(set(layers)):
+        raise MegaValueError(f"`layers` must be one or more different blocks in ascending order, but got {layers}.")
+
+
+def check_straight(backbone: Backbone) -> None:
+    """Refuse a model whose MLP does not write straight into the stream.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if backbone.layout.post_norms or backbone.layout.residual_scale != 1:
+        raise MegaValueError(
+            f"writing over several blocks must be given a model whose MLP writes straight into the stream, but "
+            f"{backbone.name!r} normalises or scales in between; use ROME."
+        )
+
+
+def spread_writing(
     backbone: Backbone,
-    projections: dict[int, Projection],
-    requests: Sequence[EditRequest],
-    known: _Known,
-    config: MemitConfig,
-) -> None:
-    asked = [Asked.of(request, known.contexts) for request in requests]
-    site = Site(config.layers[-1], "resid_post")
-    shifted = stream_shift(backbone, site.layer)
-    _, start = _at_subjects(backbone, projections[site.layer], site, asked)
-    shifts = [
-        find_shift(backbone, request, known.contexts, config.value, h, shifted)
-        for request, h in zip(requests, start, strict=True)
-    ]
-    aim = start.double() + torch.stack(shifts).double()
-    for i, (layer, projection) in enumerate(projections.items()):
-        keys, now = _at_subjects(backbone, projection, site, asked)
-        residual = (aim - now.double()) / (len(projections) - i)
-        projection.add(residual.T @ _adjusted(keys, known.moments[layer], config.mom2_update_weight).T)
+    layers: Sequence[int],
+    value: ValueConfig,
+    contexts: tuple[str, ...],
+    solve: Callable[[int, Tensor], Tensor],
+) -> Writing:
+    """Writing of edits that is spread over the projections of some blocks.
+
+    Args:
+        backbone: The bare model.
+        layers: 0-based blocks, ascending; the output of the last is what is aimed at.
+        value: How the aim is found.
+        contexts: Texts to put before prompts.
+        solve: From a block and the edits' inputs (E, F) of its projection to what they are multiplied with, (F, E)
+            float64: the block's weight moves by ``R / (n - i)`` times its transpose.
+    """
+    projections = {layer: Projection.of(backbone, layer) for layer in layers}
+    site = Site(layers[-1], "resid_post")
+
+    def write(requests: Sequence[EditRequest]) -> None:
+        asked = [Asked.of(request, contexts) for request in requests]
+        _, start = _at_subjects(backbone, projections[site.layer], site, asked)
+        shifts = [
+            find_shift(backbone, request, contexts, value, h, stream_shift(backbone, site.layer))
+            for request, h in zip(requests, start, strict=True)
+        ]
+        aim = start.double() + torch.stack(shifts).double()
+        for i, (layer, projection) in enumerate(projections.items()):
+            keys, now = _at_subjects(backbone, projection, site, asked)
+            residual = (aim - now.double()) / (len(projections) - i)
+            projection.add(residual.T @ solve(layer, keys).T)
+
+    return Writing([projection.weight for projection in projections.values()], write)
 
 
 def stream_shift(backbone: Backbone, layer: int) -> Shifted:

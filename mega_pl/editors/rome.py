@@ -1,7 +1,6 @@
 """ROME: one association written into one MLP projection (arXiv:2202.05262)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -10,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
 from mega_pl.editors.mom2 import FactoredMoment, Mom2Config, factored_moments
-from mega_pl.editors.protocol import Editor
+from mega_pl.editors.protocol import WeightEditor, Writing
 from mega_pl.editors.values import ValueConfig, find_shift
-from mega_pl.editors.weights import Projection, restored
-from mega_pl.edits import EditRequest, check_requests
+from mega_pl.editors.weights import Projection
+from mega_pl.edits import EditRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +34,7 @@ class RomeConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Rome(Editor):
+class Rome(WeightEditor):
     """Writes one fact after another into the projection W of one block, each on the weights that the last one left.
 
     With C the second moment of the projection's inputs, k the mean over contexts of its input at the subject's last
@@ -51,22 +49,17 @@ class Rome(Editor):
     config: RomeConfig
     _known: "WeakKeyDictionary[Backbone, _Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
-    @contextmanager
-    def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
-        """Put edits into force; see `Editor`.
-
-        Raises:
-            ValueError: If the requests do not go together, or there is no such block.
-            FloatingPointError: If an edit would leave a weight that is not finite.
-        """
-        check_requests(requests)
+    def writing(self, backbone: Backbone) -> Writing:
+        """One projection's weight; see `WeightEditor`."""
         projection = Projection.of(backbone, self.config.layer)
         if backbone not in self._known:
             self._known[backbone] = _Known.of(backbone, self.config)
-        with restored([projection.weight]):
+
+        def write(requests: Sequence[EditRequest]) -> None:
             for request in requests:
                 _insert(backbone, projection, request, self._known[backbone], self.config.value)
-            yield Edited()
+
+        return Writing([projection.weight], write)
 
 
 @dataclass(frozen=True)

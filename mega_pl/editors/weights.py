@@ -95,6 +95,11 @@ class Projection:
         """Number F of neurons."""
         return self.weight.shape[0 if self.transposed else 1]
 
+    @property
+    def outputs(self) -> int:
+        """Width D of what it writes."""
+        return self.weight.shape[1 if self.transposed else 0]
+
     def add(self, delta: Tensor) -> None:
         """Add (D, F) to W, in float32 at least; the sum is rounded once to the weight's dtype.
 
@@ -133,6 +138,25 @@ class Projection:
             return output.index_put((rows, at), moved)
 
         handle = self.module.register_forward_hook(shift)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def replaced(self, rows: Tensor, columns: Tensor, values: Tensor) -> Iterator[None]:
+        """Put values (N, D) in the place of the outputs at some tokens, in a way that gradients pass.
+
+        Args:
+            rows: (N,) long, the tokens' rows.
+            columns: (N,) long, their columns among those that the pass reads.
+            values: In any floating dtype.
+        """
+
+        def replace(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            return output.index_put((rows.to(output.device), columns.to(output.device)), values.to(output))
+
+        handle = self.module.register_forward_hook(replace)
         try:
             yield
         finally:

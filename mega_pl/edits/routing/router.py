@@ -82,14 +82,18 @@ class Prompts:
         return states[site].float()
 
 
-class Router(Protocol):
+class Decider(Protocol):
     """Decides from the prompts alone which edit each one's last question is about, or none."""
-
-    kind: ClassVar[str]
-    """The router in files."""
 
     def route(self, prompts: Prompts, *, forced: bool = False) -> list[Route]:
         """Choose an edit for each prompt; ``forced`` leaves no choice to stay silent."""
+
+
+class Router(Decider, Protocol):
+    """Decides, and grows, shrinks and is stored with a bank."""
+
+    kind: ClassVar[str]
+    """The router in files."""
 
     def add(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Self:
         """The router that knows more edits besides; indices of earlier ones stay."""

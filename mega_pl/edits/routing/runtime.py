@@ -14,7 +14,7 @@ from transformers import Cache
 
 from mega_pl.backbone import UNKNOWN, Backbone, Reading
 from mega_pl.edits.routing.guard import Guard
-from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router
+from mega_pl.edits.routing.router import NO_EDIT, Decider, Prompts, Route
 from mega_pl.errors import MegaKeyError, MegaValueError
 
 Steer = Callable[[Tensor, Tensor, Tensor, Tensor], AbstractContextManager[None]]
@@ -41,7 +41,7 @@ class RoutedEdits:
 
     backbone: Backbone
     ids: Sequence[str]
-    router: Router
+    router: Decider
     steer: Steer
     objects: Sequence[Sequence[int]] = ()
     guard: Guard | None = None
