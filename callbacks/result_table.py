@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import matplotlib
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
 
+from ..compare import Block, bars, markdown
+from ..compare.report import BARE
 from ..edits.storage import write_text
 from ..evaluation import routing
 from ..fitting import versions
 from ..metrics import Score
-from ..metrics.scores import shown
 from ..module import MegaModule
 
 NAMES = {
@@ -52,13 +51,13 @@ class ResultTable(L.Callback):
             for row in of_mode
         )
         write_text(folder / "cases.jsonl", rows)
-        figure = draw(module.scores[module.modes[0]])
+        figure = bars(module.scores[module.modes[0]], NAMES)
         figure.savefig(folder / "figures" / "scores.png", dpi=150)
-        table = markdown(module)
-        print(f"\n{table}\nWritten to {folder}: metrics.json, cases.jsonl, figures/scores.png")
+        shown = markdown(table(module))
+        print(f"\n{shown}\nWritten to {folder}: metrics.json, cases.jsonl, figures/scores.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("scores", table, trainer.current_epoch)
+                logger.experiment.add_text("scores", shown, trainer.current_epoch)
                 logger.experiment.add_figure("scores", figure, trainer.current_epoch)
 
 
@@ -87,36 +86,12 @@ def results(module: MegaModule) -> dict[str, Any]:
     }
 
 
-def markdown(module: MegaModule) -> str:
-    """The scores as a Markdown table, a row a mode and one for the bare model on the same tests."""
+def table(module: MegaModule) -> Block:
+    """The scores, a row a mode, after the bare model's on the same tests."""
     first = module.scores[module.modes[0]]
-    lines = ["| | " + " | ".join(NAMES.values()) + " |", "| --- |" + " --- |" * len(NAMES)]
-    lines += [f"| {mode} | " + " | ".join(shown(s[n].value) for n in NAMES) + " |" for mode, s in module.scores.items()]
-    lines.append("| bare model | " + " | ".join(shown(first[n].bare) for n in NAMES) + " |")
-    lines.append("| tests | " + " | ".join(str(first[n].n) for n in NAMES) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def draw(scores: dict[str, Score]) -> Figure:
-    """The scores with their 95 % intervals, beside the bare model's."""
-    matplotlib.use("Agg", force=False)
-    shown = {name: score for name, score in scores.items() if score.n}
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(shown))
-    values = [score.value for score in shown.values()]
-    low = [max(0.0, score.value - score.ci95[0]) for score in shown.values()]
-    high = [max(0.0, score.ci95[1] - score.value) for score in shown.values()]
-    axes.bar([p - 0.2 for p in places], [s.bare for s in shown.values()], 0.38, label="bare model", color="#b8b8b8")
-    axes.bar([p + 0.2 for p in places], values, 0.38, yerr=[low, high], capsize=3, label="edited", color="#2a6f97")
-    for place, value in zip(places, values, strict=True):
-        axes.text(place + 0.2, 0.02, f"{value:.2f}", ha="center", color="white", fontsize=7)
-    axes.set_xticks(list(places), [NAMES[name] for name in shown])
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("share of tests passed")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    rows: dict[str, tuple[float, ...]] = {BARE: tuple(first[name].bare for name in NAMES)}
+    rows |= {mode: tuple(scores[name].value for name in NAMES) for mode, scores in module.scores.items()}
+    return Block(module.backbone.name, tuple(NAMES.values()), rows, tuple(first[name].n for name in NAMES))
 
 
 def _entries(scores: dict[str, Score]) -> dict[str, Any]:

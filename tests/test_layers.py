@@ -21,7 +21,7 @@ ROOMS = [
     "editors",
     "evaluation",
     "attribution",
-    "comparison",
+    "compare",
     "lab",
     "module",
     "callbacks",

@@ -1,18 +1,29 @@
 """``train.py compare``: the table of a knowledge-editing paper, for any editors, backbones, data and protocols."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-from matplotlib.figure import Figure
 
 from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.backbone import Dtype
 from mega_pl.backbone.loading import model_name
 from mega_pl.commands.dry_run import rehearse_comparison
-from mega_pl.comparison import Mode, Result, compare_editors
+from mega_pl.compare import (
+    Mode,
+    Result,
+    averages,
+    blocks,
+    compare_editors,
+    growth,
+    heat_maps,
+    latex,
+    markdown,
+    overviews,
+    routing,
+)
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
 from mega_pl.edits import EditCase
@@ -22,7 +33,6 @@ from mega_pl.evaluation import PROTOCOLS, Protocol
 from mega_pl.evaluation.linearity import linearity
 from mega_pl.evaluation.relations import relation_linearity
 from mega_pl.fitting import versions
-from mega_pl.metrics.scores import shown
 
 ProtocolName = Literal[
     "sake",
@@ -65,13 +75,14 @@ def compare(
     editors: dict[str, Editor],
     folder: str,
     protocols: Sequence[ProtocolName] = ("sake",),
-    modes: Sequence[Mode] = ("single", "together"),
+    modes: Sequence[Mode] = ("single", "batch"),
     dry_run: bool = False,
 ) -> None:
     """Judge every editor on the same edits and prompts, beside the bare model.
 
-    Writes ``metrics.json``, ``cases.jsonl`` (a row for every test), ``table.md``, ``table.tex`` and
-    ``figures/comparison.png``. Answers are kept in ``answers/``: the same command goes on where it was stopped.
+    Writes ``metrics.json``, ``cases.jsonl`` (a row for every test), ``table.md``, ``table.tex`` and ``figures``.
+    Answers are kept in ``answers/``: the same command goes on where it was stopped, and started several times, by hand,
+    torchrun or SLURM, on machines that see the folder, it shares the work.
 
     Args:
         backbones: Models to edit.
@@ -79,7 +90,8 @@ def compare(
         editors: Editors by their names in tables; their settings must suit every backbone.
         folder: Where the results are written.
         protocols: Who judges.
-        modes: One edit at a time, all together, or the first 1, 10, 100 and all.
+        modes: How edits are put into force: one at a time (single), all at once (batch), the first 1, 10, 100, ... at
+            once (growing), or one on top of the other (sequential).
         dry_run: Only check config, data and tokenizers and tell the memory, without weights; also ``--dry-run``.
 
     Raises:
@@ -99,134 +111,42 @@ def compare(
         rehearse_comparison(models, data, [PROTOCOLS[name] for name in protocols if name != "linearity"])
         return
     found: list[tuple[Backbone, Result]] = []
-    for config in backbones:
-        backbone = config.load()
-        for name, module in data.items():
-            judges = [_judge(protocol, backbone, module.cases) for protocol in protocols]
-            results = compare_editors(backbone, name, module.cases, editors, judges, modes, out / "answers")
-            found += [(backbone, result) for result in results]
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    cases = out / "cases.jsonl"
+    beside = cases.with_name(f".{cases.name}.{os.getpid()}")
+    with beside.open("w", encoding="utf-8") as lines:
+        for config in backbones:
+            backbone = config.load()
+            for name, module in data.items():
+                judges = [_judge(protocol, backbone, module.cases) for protocol in protocols]
+                for result in compare_editors(backbone, name, module.cases, editors, judges, modes, out / "answers"):
+                    lines.writelines(_lines(backbone, result))
+                    found.append((backbone, replace(result, rows=())))
+    os.replace(beside, cases)
     metrics = {"format_version": 1, "versions": versions(), "results": [_entry(*pair) for pair in found]}
     write_text(out / "metrics.json", json.dumps(metrics, ensure_ascii=False, indent=1) + "\n")
-    write_text(out / "cases.jsonl", "".join(_lines(*pair) for pair in found))
-    heads = overviews(found)
-    tables = heads + blocks(found) if len(protocols) > 1 else heads
+    results = [(backbone.name, result) for backbone, result in found]
+    heads = overviews(results)
+    tables = heads + blocks(results) if len(protocols) > 1 else heads
     write_text(out / "table.md", "\n".join(map(markdown, tables)))
     write_text(out / "table.tex", "\n".join(map(latex, tables)))
-    draw(heads).savefig(out / "figures" / "comparison.png", dpi=150)
-    shown_heads = "\n".join(map(markdown, heads))
-    print(f"\n{shown_heads}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/comparison.png")
+    figures = {
+        "comparison": heat_maps(heads),
+        "averages": averages(results),
+        "growth": growth(results),
+        "routing": routing(results),
+    }
+    (out / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        if figure is not None:
+            figure.savefig(out / "figures" / f"{name}.png", dpi=150)
+    shown = "\n".join(map(markdown, heads))
+    print(f"\n{shown}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/")
 
 
 def _judge(name: ProtocolName, backbone: Backbone, cases: Sequence[EditCase]) -> Protocol[Any, Any, Any]:
     """A protocol by name; that of linearity first judges the relations of the cases in the bare model."""
     return linearity(relation_linearity(backbone, cases)) if name == "linearity" else PROTOCOLS[name]
-
-
-@dataclass(frozen=True)
-class Block:
-    """One table: the editors under one protocol or several.
-
-    Args:
-        title: Of the table.
-        columns: The measures.
-        rows: By method the value of each measure.
-        tests: Number of tests, or edits, of each measure.
-        lower_is_better: Names of columns that are better low, shown or not.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: dict[str, tuple[float, ...]]
-    tests: tuple[int, ...]
-    lower_is_better: frozenset[str] = frozenset()
-
-
-def overviews(found: Sequence[tuple[Backbone, Result]]) -> list[Block]:
-    """A table for each backbone, data set, mode and number of edits: the headlines of all protocols side by side."""
-    return _tables(found, "{backbone}, {data}: {edits} edits, {mode}", headlines=True)
-
-
-def blocks(found: Sequence[tuple[Backbone, Result]]) -> list[Block]:
-    """A table for each of these and each protocol, with all of its columns."""
-    return _tables(found, "{backbone}, {data}, {protocol}: {edits} edits, {mode}", headlines=False)
-
-
-def _tables(found: Sequence[tuple[Backbone, Result]], title: str, *, headlines: bool) -> list[Block]:
-    """The results as tables, one for each title, the bare model first."""
-    columns: dict[str, dict[str, int]] = {}
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    lower: dict[str, set[str]] = {}
-    for backbone, r in found:
-        key = title.format(backbone=backbone.name, data=r.data, protocol=r.protocol, edits=r.edits, mode=r.mode)
-        protocol, prefix = PROTOCOLS.get(r.protocol), f"{r.protocol} " if headlines else ""
-        names = (protocol.headline if protocol and headlines else ()) or tuple(r.scores)
-        told = {prefix + name: r.scores[name] for name in names}
-        columns.setdefault(key, {}).update({name: score.n for name, score in told.items()})
-        lower.setdefault(key, set()).update(prefix + name for name in (protocol.lower_is_better if protocol else ()))
-        of_title = rows.setdefault(key, {"bare model": {}})
-        of_title["bare model"] |= {name: score.bare for name, score in told.items()}
-        of_title.setdefault(r.editor, {}).update({name: score.value for name, score in told.items()})
-    return [
-        Block(
-            key,
-            tuple(tests),
-            {editor: tuple(values[name] for name in tests) for editor, values in rows[key].items()},
-            tuple(tests.values()),
-            frozenset(lower[key]),
-        )
-        for key, tests in columns.items()
-    ]
-
-
-def markdown(block: Block) -> str:
-    """A table in Markdown."""
-    lines = [f"| {block.title} | " + " | ".join(block.columns) + " |", "| --- |" + " --- |" * len(block.columns)]
-    lines += [f"| {name} | " + " | ".join(map(shown, values)) + " |" for name, values in block.rows.items()]
-    lines.append("| tests | " + " | ".join(map(str, block.tests)) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def latex(block: Block) -> str:
-    """A table in LaTeX, for booktabs."""
-    escape = str.maketrans({"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#"})
-    rows = [(name, *map(shown, values)) for name, values in block.rows.items()]
-    body = "\n".join(" & ".join(cell.translate(escape) for cell in row) + r" \\" for row in rows)
-    head = " & ".join(("", *(column.translate(escape) for column in block.columns)))
-    return (
-        f"% {block.title}\n\\begin{{tabular}}{{l{'r' * len(block.columns)}}}\n\\toprule\n"
-        f"{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
-    )
-
-
-def draw(tables: Sequence[Block]) -> Figure:
-    """A heat map for each table: methods by measures, each number in its cell, from red (0) to green (1).
-
-    The colour of what is better low is turned round, and what is no share has none.
-    """
-    heights = [1.1 + 0.3 * len(block.rows) for block in tables]
-    width = max(5.0, 2.2 + 0.75 * max(len(block.columns) for block in tables))
-    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-    for axes, block in zip(
-        figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0], tables, strict=True
-    ):
-        low = [column in block.lower_is_better for column in block.columns]
-        colours = [[_good(*cell) for cell in zip(row, low, strict=True)] for row in block.rows.values()]
-        axes.imshow(colours, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
-        for y, row in enumerate(block.rows.values()):
-            for x, value in enumerate(row):
-                axes.text(x, y, shown(value), ha="center", va="center", fontsize=7)
-        axes.set_xticks(range(len(block.columns)), block.columns, fontsize=7, rotation=20, ha="right")
-        axes.set_yticks(range(len(block.rows)), list(block.rows), fontsize=8)
-        axes.set_title(block.title, fontsize=9)
-    return figure
-
-
-def _good(value: float, lower_is_better: bool) -> float:
-    """How good a value is, in [0, 1]; one half where that cannot be told."""
-    if not 0 <= value <= 1:
-        return 0.5
-    return 1 - value if lower_is_better else value
 
 
 def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:
@@ -239,11 +159,13 @@ def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:
         "edits": result.edits,
         "method": result.editor,
         "protocol": result.protocol,
+        "seconds_per_edit": result.seconds,
+        "routing": result.routing,
         "metrics": {name: score.to_json() for name, score in result.scores.items()},
     }
 
 
-def _lines(backbone: Backbone, result: Result) -> str:
+def _lines(backbone: Backbone, result: Result) -> Iterator[str]:
     head = {
         "backbone": backbone.name,
         "data": result.data,
@@ -252,4 +174,4 @@ def _lines(backbone: Backbone, result: Result) -> str:
         "method": result.editor,
         "protocol": result.protocol,
     }
-    return "".join(json.dumps(head | row, ensure_ascii=False) + "\n" for row in result.rows)
+    return (json.dumps(head | row, ensure_ascii=False) + "\n" for row in result.rows)

@@ -1,7 +1,7 @@
 """What every editor is: a way to put edits into force on a backbone and to give it back as it was."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -58,7 +58,7 @@ class Editor(ABC):
             ValueError: If there is no edit, an id comes twice, or the backbone lacks what the method needs.
         """
 
-    def sequence(self, backbone: Backbone, requests: Sequence[EditRequest], counts: Sequence[int]) -> Iterator[Edited]:
+    def sequence(self, backbone: Backbone, requests: Sequence[EditRequest], counts: Sequence[int]) -> Generator[Edited]:
         """Put edits into force one after the other, each on top of those before it: sequential (lifelong) editing.
 
         Here the first k edits are put into force anew for every k, which comes to the same for an editor whose edits do
@@ -115,7 +115,7 @@ class WeightEditor(Editor):
             writing.write(requests)
             yield Edited()
 
-    def sequence(self, backbone: Backbone, requests: Sequence[EditRequest], counts: Sequence[int]) -> Iterator[Edited]:
+    def sequence(self, backbone: Backbone, requests: Sequence[EditRequest], counts: Sequence[int]) -> Generator[Edited]:
         """Write edits one after the other into the weights that the last one left; see `Editor`."""
         check_requests(requests)
         writing = self.writing(backbone)

@@ -36,11 +36,6 @@ class Score:
         return {"value": value, "n": self.n, "ci95": [low, high], "bare": bare}
 
 
-def shown(value: float) -> str:
-    """A value in a table: three digits, or a dash where there is none."""
-    return f"{value:.3f}" if math.isfinite(value) else "-"
-
-
 NOT_AVAILABLE = Score(math.nan, 0, (math.nan, math.nan), math.nan)
 """The score of a measure that the data cannot tell."""
 

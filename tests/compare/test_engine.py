@@ -1,19 +1,22 @@
 """Comparing editors: every editor on the same tests, in every mode, and going on where it stopped."""
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
+from matplotlib.patches import Rectangle
 
-from mega_pl import comparison
 from mega_pl.backbone import Site, load, steer
-from mega_pl.commands.compare import Block, blocks, draw, latex, markdown, overviews
-from mega_pl.comparison import Result, compare_editors
+from mega_pl.compare import Block, blocks, compare_editors, engine, heat_maps, latex, markdown, overviews, report
+from mega_pl.compare.engine import Result, counts
 from mega_pl.data import read_jsonl
 from mega_pl.editors import Edited, Editor
+from mega_pl.editors.protocol import WeightEditor, Writing
 from mega_pl.evaluation import EASYEDIT, GENERATION, SAKE, Protocol
 from mega_pl.metrics import Score
 
@@ -57,21 +60,67 @@ def compared(backbone, cases, tmp_path):
 
 
 def test_every_editor_is_judged_in_every_mode_under_every_protocol(compared):
-    found = [(r.mode, r.edits, r.editor, r.protocol) for r in compared(["single", "together"])]
+    found = [(r.mode, r.edits, r.editor, r.protocol) for r in compared(["single", "batch"])]
     assert found == [
         (mode, 4, editor, protocol)
-        for mode in ("single", "together")
+        for mode in ("single", "batch")
         for editor in EDITORS
         for protocol in ("sake", "easyedit")
     ]
 
 
-def test_sequential_edits_are_judged_after_one_ten_a_hundred_and_all(compared):
-    assert [r.edits for r in compared(["sequential"], {"still": Pushing(0.0)})] == [1, 1, 4, 4]
+@pytest.mark.parametrize("mode", ["growing", "sequential"])
+def test_edits_that_grow_are_judged_at_one_ten_a_hundred_and_all(compared, mode):
+    assert [r.edits for r in compared([mode], {"still": Pushing(0.0)})] == [1, 1, 4, 4]
+    assert [counts(n) for n in (1, 9, 10, 11, 100, 3000)] == [
+        [1],
+        [1, 9],
+        [1, 10],
+        [1, 10, 11],
+        [1, 10, 100],
+        [1, 10, 100, 1000, 3000],
+    ]
+
+
+class Adding(WeightEditor):
+    """Adds to a bias with every edit, what depends on how far it is already; keeps what it saw."""
+
+    name = "adding"
+
+    def __init__(self):
+        self.log = []
+
+    def __repr__(self):
+        return "Adding()"
+
+    def writing(self, backbone):
+        bias = backbone.model.get_parameter("transformer.h.2.mlp.c_proj.bias")
+
+        def write(requests):
+            self.log.append([request.edit_id for request in requests])
+            with torch.no_grad():
+                bias.mul_(1.5).add_(torch.linspace(-1, 1, len(bias)))
+
+        return Writing([bias], write)
+
+
+def test_sequential_edits_are_put_on_top_of_each_other_once(compared, backbone, cases):
+    digest, adding = backbone.digest(), Adding()
+    results = compared(["sequential", "batch"], {"adding": adding})
+    ids = [case.request.edit_id for case in cases]
+    assert adding.log == [*([edit] for edit in ids), ids]
+    assert backbone.digest() == digest
+    one, four, batch = (r for r in results if r.protocol == "sake")
+    assert [row["test"]["edit_id"] for row in one.rows] == [ids[0]] * len(one.rows)
+    first = [row["prediction"] for row in one.rows]
+    assert (
+        first != [row["prediction"] for row in four.rows][: len(first)]
+    )  # the later edits move the first one's answers
+    assert [row["prediction"] for row in four.rows] != [row["prediction"] for row in batch.rows]
 
 
 def test_an_editor_that_does_nothing_scores_as_the_bare_model(compared):
-    for result in compared(["single", "together"], {"still": Pushing(0.0)}):
+    for result in compared(["single", "batch"], {"still": Pushing(0.0)}):
         for score in result.scores.values():
             if score.n:
                 assert score.value == score.bare
@@ -86,12 +135,12 @@ def test_rows_are_those_of_a_loop_over_edits(compared, backbone, cases):
         with editor.edit(backbone, [case.request]) as edited:
             wanted += [row.prediction for row in SAKE.rows(backbone, edited, [case], bare)]
     assert [row["prediction"] for row in single.rows] == wanted
-    together = next(r for r in compared(["together"]) if r.editor == "pushing" and r.protocol == "sake")
-    assert [row["prediction"] for row in together.rows] != wanted  # control: four pushes are not one
+    batch = next(r for r in compared(["batch"]) if r.editor == "pushing" and r.protocol == "sake")
+    assert [row["prediction"] for row in batch.rows] != wanted  # control: four pushes are not one
 
 
 def test_a_comparison_goes_on_where_it_stopped(compared, monkeypatch):
-    monkeypatch.setattr(comparison, "CHUNK", 2)
+    monkeypatch.setattr(engine, "CHUNK", 2)
     whole = compared(["single"])
 
     class Broken(Pushing):
@@ -115,9 +164,9 @@ def test_no_edits_are_refused(backbone, tmp_path):
 
 
 def test_tables_show_the_bare_model_first_and_every_method(compared, backbone):
-    results = compared(["together"], {"pushing": EDITORS["pushing"], "still": EDITORS["still"]})
-    tables = blocks([(backbone, result) for result in results])
-    assert [table.title.split(": ")[1] for table in tables] == ["4 edits, together"] * 2
+    results = compared(["batch"], {"pushing": EDITORS["pushing"], "still": EDITORS["still"]})
+    tables = blocks([(backbone.name, result) for result in results])
+    assert [table.title.split(": ")[1] for table in tables] == ["4 edits, batch"] * 2
     assert list(tables[0].rows) == ["bare model", "pushing", "still"]
     assert tables[0].rows["still"] == pytest.approx(tables[0].rows["bare model"], nan_ok=True)
     assert tables[0].rows["pushing"] != tables[0].rows["bare model"]
@@ -126,19 +175,36 @@ def test_tables_show_the_bare_model_first_and_every_method(compared, backbone):
     assert markdown(tables[0]).splitlines()[2].startswith("| bare model | ")
     assert r"\toprule" in latex(tables[0])
     assert "_" not in latex(tables[1]).replace(r"\_", "").split("\n", 1)[1]
-    assert len(draw(tables).axes) == 2
+    assert len(heat_maps(tables).axes) == 2
+
+
+def test_every_figure_shows_what_was_found(compared, backbone):
+    results = [(backbone.name, result) for result in compared(["batch", "growing"])]
+    panels = report.averages(results).axes
+    assert len([axes for axes in panels if axes.get_visible()]) == 6  # batch, 1 and all, of two protocols
+    wanted = [r.scores["average"].value for _, r in results if r.mode == "batch" and r.protocol == "sake"]
+    assert panels[0].lines[0].get_xdata().tolist() == pytest.approx(wanted)  # type: ignore[union-attr]
+    lines = report.growth(results)
+    assert lines is not None
+    assert [axes.get_title().split(": ")[1] for axes in lines.axes] == ["growing"] * 2
+    assert report.growth(results[:1]) is None
+    assert report.routing(results) is None  # nothing is routed
+    entry = {"acc": {"right": 0.5, "wrong edit": 0.25, "no edit": 0.25}}
+    (axes,) = report.routing([(backbone.name, replace(results[0][1], routing=entry))]).axes  # type: ignore[union-attr]
+    widths = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert widths == [0.5, 0.25, 0.25]
 
 
 def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):
-    results = compared(["together"])
-    (table,) = overviews([(backbone, result) for result in results])
-    assert table.title.endswith("own: 4 edits, together")
+    results = compared(["batch"])
+    (table,) = overviews([(backbone.name, result) for result in results])
+    assert table.title.endswith("own: 4 edits, batch")
     sake = [f"sake {name}" for name in ("acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa", "average")]
-    assert table.columns == (*sake, *(f"easyedit {name}" for name in EASYEDIT.headline))
+    assert table.columns == (*sake, *(f"easyedit {name}" for name in EASYEDIT.headline), "s/edit")
     assert list(table.rows) == ["bare model", *EDITORS]
     for result in results:
         values, bare = table.rows[result.editor], table.rows["bare model"]
-        for column, value, before in zip(table.columns, values, bare, strict=True):
+        for column, value, before in zip(table.columns[:-1], values, bare, strict=False):
             protocol, name = column.split()
             if protocol == result.protocol:
                 score = result.scores[name]
@@ -147,12 +213,12 @@ def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):
 
 def test_tables_know_which_columns_are_better_low(backbone):
     scores = dict.fromkeys(("rewrite_relapse", "rewrite_alias_sentence"), Score(0.2, 5, (0.1, 0.3), 0.0))
-    result = Result("own", "single", 5, "still", "generation", scores, [])
+    result = Result("own", "single", 5, "still", "generation", scores, [], 0.5)
     low = {"rewrite_relapse", "paraphrase_relapse"}
-    assert blocks([(backbone, result)])[0].lower_is_better == low
+    assert blocks([(backbone.name, result)])[0].lower_is_better == low
     sake = replace(result, protocol="sake", scores={"acc": scores["rewrite_relapse"]})
     full = replace(result, scores=dict.fromkeys(GENERATION.headline, scores["rewrite_relapse"]))
-    (table,) = overviews([(backbone, full), (backbone, sake)])
+    (table,) = overviews([(backbone.name, full), (backbone.name, sake)])
     assert table.lower_is_better == {f"generation {name}" for name in low}
 
 
@@ -160,6 +226,31 @@ def test_colours_of_the_figure():
     columns = ("sake acc", "generation rewrite_relapse", "rome fluency", "sake cii")
     low = frozenset({"generation rewrite_relapse", "context changed"})
     block = Block("t", columns, {"bare model": (0.2, 0.2, 5.1, float("nan"))}, (1, 1, 1, 0), low)
-    image = draw([block]).axes[0].images[0].get_array()
+    image = heat_maps([block]).axes[0].images[0].get_array()
     assert image is not None
     assert image.tolist() == [[0.2, 0.8, 0.5, 0.5]]
+
+
+def test_processes_share_the_work_and_wait_for_what_others_hold(compared, tmp_path, monkeypatch):
+    """A piece that another process holds is waited for; when it is dead, its piece is done here."""
+    monkeypatch.setattr(engine, "CHUNK", 2)
+    wanted = compared(["single"])
+    files = sorted((tmp_path / "answers").glob("pushing-sake-*.json"))
+    assert len(files) == 2
+    text = files[0].read_text("utf-8")
+    files[0].unlink()
+    lock = FileLock(files[0].with_suffix(".lock"))
+    lock.acquire()
+    waits: list[int] = []
+
+    def other_process(_):
+        waits.append(len(waits))
+        if len(waits) == 2:
+            files[0].write_text(text, "utf-8")
+            lock.release()
+
+    monkeypatch.setattr(time, "sleep", other_process)
+    monkeypatch.setattr(Pushing, "edit", lambda *_: pytest.fail("done twice"))
+    again = compared(["single"])
+    assert waits == [0, 1]
+    assert [r.rows for r in again] == [r.rows for r in wanted]
