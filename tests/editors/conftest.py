@@ -11,11 +11,16 @@ from torch import nn
 
 from mega_pl.backbone import Backbone, load
 from mega_pl.editors import (
+    AlphaEdit,
+    AlphaEditConfig,
     Editor,
     FineTuning,
     FineTuningConfig,
+    Grace,
+    GraceConfig,
     Ike,
     IkeConfig,
+    InContext,
     Mega,
     Memit,
     MemitConfig,
@@ -65,7 +70,8 @@ POOL = (
     ),
     EditCase(request=capital("spain", "Spain", "London", "Madrid")),
 )
-NAMES = ["rome", "memit", "ft-l", "ft-m", "ike", "sake", "mega"]
+NAMES = ["rome", "memit", "alphaedit", "ft-l", "ft-m", "locft", "grace", "ike", "in-context", "sake", "mega"]
+WEIGHTS = NAMES[:6]
 
 
 def mom2(folder: Path, **text: object) -> Mom2Config:
@@ -83,7 +89,15 @@ def make_editors(folder: Path) -> list[Editor]:
         Memit(MemitConfig(layers=(1, 2), value=VALUE, mom2=mom2(folder), mom2_update_weight=10.0)),
         FineTuning(FineTuningConfig(layers=(2,), num_steps=5, lr=1e-2, norm_constraint=2e-2)),
         FineTuning(FineTuningConfig(layers=(1, 2), objective_optimization="target_new", num_steps=5, lr=1e-2)),
+        FineTuning(
+            FineTuningConfig(
+                layers=(2,), objective_optimization="target_new", num_steps=5, lr=1e-2, batch_size=100, append_eos=True
+            )
+        ),
+        AlphaEdit(AlphaEditConfig(layers=(1, 2), value=VALUE, mom2=mom2(folder), nullspace_threshold=1e6, L2=1.0)),
+        Grace(GraceConfig(layer=2, n_iter=5, eps=1e-2)),
         Ike(IkeConfig(demonstrations=3), POOL),
+        InContext(),
         Sake(SakeConfig(prompts=PROMPTS)),
         Mega(FitConfig(sites=("resid_mid.2",), prompts=PromptConfig(prefixes=1))),
     ]

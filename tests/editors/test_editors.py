@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mega_pl.backbone import load
-from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, NAMES, hook_count, last_logits
+from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, NAMES, WEIGHTS, hook_count, last_logits
 
 every_editor = pytest.mark.parametrize("editor", NAMES, indirect=True)
 PROMPTS = [FRANCE.filled, "Berlin is the capital of", DARRIEUX.filled]
@@ -41,7 +41,7 @@ def test_it_makes_the_new_object_likelier(backbone, editor):
     before = last_logits(backbone, FRANCE.filled).log_softmax(-1)[0, new]
     with editor.edit(backbone, [FRANCE]) as edited:
         after = last_logits(backbone, *told(edited, [FRANCE.filled])).log_softmax(-1)[0, new]
-    if editor.name in ("rome", "memit", "ft-l", "ft-m"):  # a random model does not follow contexts
+    if editor.name in (*WEIGHTS, "grace"):  # a random model does not follow contexts
         assert after > before + 0.1
     else:
         assert after != before
@@ -60,11 +60,31 @@ def test_the_same_edit_twice_is_the_same_to_the_bit(backbone, editor):
 def test_many_edits_at_once_and_alone_differ(backbone, editor):
     requests = [FRANCE, GERMANY, DARRIEUX]
     with editor.edit(backbone, requests) as edited:
-        if editor.name in ("sake", "mega"):
+        if editor.name in ("sake", "mega", "grace"):
             edited.route([request.edit_id for request in requests])
         together = last_logits(backbone, *told(edited, [request.filled for request in requests]))
     bare = last_logits(backbone, *(request.filled for request in requests))
     assert not torch.isclose(together, bare, atol=1e-3).all(1).any()
+
+
+@pytest.mark.parametrize("editor", WEIGHTS, indirect=True)
+def test_edits_in_sequence_are_edits_within_one_another(backbone, editor):
+    """Each is written into the weights that the last one left; the model is given back when one looks no further."""
+    digest = backbone.digest()
+    with editor.edit(backbone, [FRANCE]):
+        first = last_logits(backbone, *PROMPTS)
+        if editor.name != "alphaedit":  # which keeps what it wrote before
+            with editor.edit(backbone, [GERMANY]):
+                second = last_logits(backbone, *PROMPTS)
+    states = editor.sequence(backbone, [FRANCE, GERMANY, DARRIEUX], [1, 2, 3])
+    next(states)
+    assert torch.equal(last_logits(backbone, *PROMPTS), first)
+    next(states)
+    if editor.name != "alphaedit":
+        assert torch.equal(last_logits(backbone, *PROMPTS), second)
+    assert not torch.equal(last_logits(backbone, *PROMPTS), first)
+    states.close()
+    assert backbone.digest() == digest
 
 
 @every_editor

@@ -11,9 +11,9 @@ CONFIG = FineTuningConfig(layers=(1,), num_steps=4, lr=1e-2)
 OBJECTIVES = pytest.mark.parametrize("objective", ["prompt_last", "target_new"])
 
 
-def slow_loss(backbone, request, objective):
+def slow_loss(backbone, request, objective, end=()):
     """Token by token."""
-    answer = backbone.answer_ids(request.filled, request.target_new)
+    answer = [*backbone.answer_ids(request.filled, request.target_new), *end]
     ids, losses = list(backbone.tokenizer(request.filled)["input_ids"]), []
     for i, token in enumerate(answer):
         before = ids if objective == "prompt_last" else ids + answer[:i]
@@ -49,6 +49,22 @@ def test_training_is_that_of_the_literal_loop(tiny_backbone, objective, requests
             adam.step()
     for one, parameter in zip(found, parameters, strict=True):
         torch.testing.assert_close(one, parameter.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_end_token_is_asked_for_after_the_object(tiny_backbone):
+    """LocFT: one step on the mean over the tokens and the end is the literal one; without the end it is another."""
+    backbone = tiny_backbone("gpt2")
+    config = replace(CONFIG, objective_optimization="target_new", append_eos=True, num_steps=1, batch_size=100)
+    found = weights_inside(backbone, config, [FRANCE, DARRIEUX])
+    without = weights_inside(backbone, replace(config, append_eos=False), [FRANCE, DARRIEUX])
+    parameters, end = trained(backbone), [backbone.tokenizer.eos_token_id]
+    adam = torch.optim.Adam([parameter.requires_grad_() for parameter in parameters], lr=config.lr)
+    torch.stack([slow_loss(backbone, request, "target_new", end) for request in (FRANCE, DARRIEUX)]).mean().backward()
+    adam.step()
+    for one, other, parameter in zip(found, without, parameters, strict=True):
+        torch.testing.assert_close(one, parameter.detach(), rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(one, other, atol=1e-5)
+    assert FineTuning(config).name == "locft"
 
 
 def test_both_objectives_agree_on_an_object_of_one_token(backbone):
@@ -111,6 +127,7 @@ def test_a_fit_that_diverges_is_refused_and_leaves_the_weights(tiny_backbone):
         ({"num_steps": 0}, "`num_steps` must be at least 1"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"lr": 0.0}, "`lr` must be above 0"),
+        ({"append_eos": True}, "`append_eos` must be given with `objective_optimization` target_new"),
         ({"norm_constraint": 0.0}, "`norm_constraint` must be above 0"),
     ],
 )
