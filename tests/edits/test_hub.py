@@ -133,7 +133,7 @@ def test_a_card_of_somebodys_own_stays_and_one_of_ours_is_renewed(bank: EditBank
     card.write_text(card_of(bank, "somewhere/else"), "utf-8")
     bank.push_to_hub("me/capitals")
     assert card.read_text("utf-8") == fresh
-    for own in ("# my thesis", fresh.replace("# 1 edits", "# 1 beautiful edits")):
+    for own in ("# my thesis", fresh.replace("# 1 edit", "# 1 beautiful edit")):
         card.write_text(own, "utf-8")
         bank.push_to_hub("me/capitals")
         assert card.read_text("utf-8") == own
