@@ -119,6 +119,23 @@ def _spelled(words: list[str]) -> list[str]:
     ]
 
 
+def _general_first(words: list[str]) -> list[str]:
+    """The words of a command with its config files first and the class of its data next.
+
+    The parser lets the last word on a thing hold, and a file speaks of all things: what is said on the line holds over
+    files wherever it stands.
+    """
+    ranks = {"-c": 0, "--config": 0, "--data": 1}
+    options: list[list[str]] = []
+    for word in words[1:]:
+        if word.startswith("-") or not options:
+            options.append([word])
+        else:
+            options[-1].append(word)
+    options.sort(key=lambda option: ranks.get(option[0].partition("=")[0], 2))
+    return words[:1] + [word for option in options for word in option]
+
+
 def main(args: ArgsType = None) -> None:
     """Run a command; a mistake of the caller ends it in one line."""
     torch.set_float32_matmul_precision("highest")
@@ -129,6 +146,7 @@ def main(args: ArgsType = None) -> None:
     try:
         if isinstance(words, list):
             words = _spelled(words)
+            words = _general_first(words) if words and not words[0].startswith("-") else words
             if _run_verb(words, Path(sys.argv[0]).name):
                 return
         MegaCLI(

@@ -9,6 +9,7 @@ class MegaError(Exception):
 
     def __str__(self) -> str:
         text = str(self.args[0]) if self.args else ""  # a KeyError would put quotes around it
+        text = " ".join(text.splitlines())  # what it quotes of other packages' errors may have more lines
         return text if len(text) <= 2 * HALF else f"{text[:HALF]} ... {text[-HALF:]}"
 
 

@@ -163,6 +163,25 @@ def test_two_models_of_one_name_are_refused_before_any_work(
     assert "`backbones` must have names of their own, as tables do, but got llama, llama" in message
 
 
+def test_what_is_said_on_the_line_holds_wherever_its_config_stands(
+    edits_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = Path(__file__).parents[1] / "configs"
+    own = ["--data.init_args.edits", str(edits_file), "--data", "mega_pl.data.datamodule.EditDataModule"]
+    lines = {
+        "fit": [*own, "--trainer.max_epochs", "7", "--config", str(configs / "lab_gpt2.yaml")],
+        "compare": ["--folder=mine", f"--config={configs / 'compare_lab_gpt2.yaml'}"],
+    }
+    told = {}
+    for command, words in lines.items():
+        with pytest.raises(SystemExit):
+            main([command, *words, "--print_config"])
+        told[command] = capsys.readouterr().out
+    assert "  max_epochs: 7\n" in told["fit"]
+    assert f"    edits: {edits_file}\n" in told["fit"]
+    assert "folder: mine\n" in told["compare"]
+
+
 def test_the_linearity_of_relations_is_compared(
     roomy_folder: Folder, edit_lines: Lines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,10 @@ def test_errors_are_what_they_are_elsewhere_too(kind: type[Exception], built_in:
     assert str(error) == "a value must be so, but is not."  # a KeyError's would stand in quotes
 
 
+def test_a_message_that_quotes_another_s_lines_is_one_line() -> None:
+    assert str(MegaKeyError("there is no 'me/x': 404\nTry again.")) == "there is no 'me/x': 404 Try again."
+
+
 def test_a_long_value_does_not_flood_the_message() -> None:
     text = str(MegaValueError(f"`prompt` must be short, but got {'x' * 10**6!r}; shorten it."))
     assert len(text) < 1000

@@ -17,6 +17,7 @@ from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import Protocol
 from mega_pl.fitting.maps import object_ids
 from mega_pl.fitting.prompts import expand
+from mega_pl.functional.text import counted
 from mega_pl.module import MegaModule
 
 GIB = 2**30
@@ -61,7 +62,9 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
         f"cache of an edit's prompts, {held} tokens": cache_bytes(outline, held),
         "activations of an edit": floats * most * width * max(steps),
         f"router, {questions} questions": 4 * (questions + width) * min(config.router.max_rank, width),
-        f"{sum(steps)} maps of {len(sets)} edits": floats * sum(steps) * (2 * width + rank * width + rank**2),
+        f"{counted(sum(steps), 'map')} of {counted(len(sets), 'edit')}": (
+            floats * sum(steps) * (2 * width + rank * width + rank**2)
+        ),
     }
     counts = Counter(test.metric for case in data.cases for test in sake_tests(case))
     print(f"data: {_edits(data)}; tests: {', '.join(f'{name} {counts[name]}' for name in get_args(SakeMetric))}")
@@ -114,7 +117,7 @@ def _longest(outline: Backbone, pairs: Sequence[tuple[str, str]]) -> int:
 
 def _edits(data: EditDataModule) -> str:
     left_out = f", {len(data.refusals)} records or phrasings left out" if data.refusals else ""
-    return f"{len(data.cases)} edits{left_out}"
+    return f"{counted(len(data.cases), 'edit')}{left_out}"
 
 
 def _report(outline: Backbone, longest: int, memory: Mapping[str, int], *, spread: bool) -> None:

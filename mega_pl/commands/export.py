@@ -2,6 +2,7 @@
 
 from mega_pl.edits import EditBank
 from mega_pl.edits.export import INDEX, Form, export_bank
+from mega_pl.functional.text import counted
 
 
 def export(
@@ -30,4 +31,4 @@ def export(
     chosen = None if listed is None else [str(edit_id) for edit_id in listed]
     lost = export_bank(source, output, format, edits=chosen, lossy=lossy, max_gib=max_gib)
     count = len(source) if chosen is None else len(chosen)
-    print(f"Written to {output}: {count} edits as {format}, {INDEX}" + (f"\nlost: {lost}." if lost else ""))
+    print(f"Written to {output}: {counted(count, 'edit')} as {format}, {INDEX}" + (f"\nlost: {lost}." if lost else ""))

@@ -16,6 +16,7 @@ from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import Prediction
 from mega_pl.evaluation import predict as predict_all
+from mega_pl.functional.text import counted
 
 
 def predict(
@@ -158,7 +159,7 @@ def converse(backbone: Backbone, bank: EditBank, new_tokens: int, console: Conso
     Returns:
         What was predicted, in order.
     """
-    console.print(Text(f"{len(bank)} edits of {backbone.name}; an empty line ends.", "dim"))
+    console.print(Text(f"{counted(len(bank), 'edit')} of {backbone.name}; an empty line ends.", "dim"))
     found: list[Prediction] = []
     while prompt := _line(console):
         try:

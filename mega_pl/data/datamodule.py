@@ -27,6 +27,7 @@ from mega_pl.edits.conflicts import check_requests, conflicts, shared_names
 from mega_pl.edits.request import EditCase, EditRequest
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.language import Language
+from mega_pl.functional.text import counted
 
 Item = TypeVar("Item")
 
@@ -178,7 +179,9 @@ class EditDataModule(L.LightningDataModule):
         if not self.cases:
             found = self.read()
             if len(found) <= self.skip:
-                raise MegaValueError(f"`skip` must be less than the {len(found)} edits read, but got {self.skip}.")
+                raise MegaValueError(
+                    f"`skip` must be less than the {counted(len(found), 'edit')} read, but got {self.skip}."
+                )
             cases = found[self.skip :][: self.limit]
             if not self.subject_aliases:
                 cases = [replace(case, request=replace(case.request, aliases=())) for case in cases]

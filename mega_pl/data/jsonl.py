@@ -16,7 +16,7 @@ EXAMPLE: tuple[dict[str, Any], ...] = (
         "edit_id": "shortest",
         "prompt": "The capital of {} is",
         "subject": "Norway",
-        "target_new": "Bergen",
+        "target_new": "Stockholm",
         "target_true": "Oslo",
     },
     {

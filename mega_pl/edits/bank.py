@@ -27,6 +27,7 @@ from mega_pl.edits.status import status
 from mega_pl.edits.storage import load_bank, save_bank
 from mega_pl.errors import MegaIndexError, MegaKeyError, MegaValueError
 from mega_pl.functional import Transports
+from mega_pl.functional.text import counted
 
 LOOSE = frozenset({"vocab", "tokenizer", "weights"})
 """Entries of a fingerprint in which a copy of a model may differ that is not its own."""
@@ -74,9 +75,8 @@ class EditBank:
         return len(self.requests)
 
     def __repr__(self) -> str:
-        return (
-            f"EditBank({len(self)} edits of {self.backbone['name'] or 'a model'} at {', '.join(map(str, self.maps))})"
-        )
+        model, sites = self.backbone["name"] or "a model", ", ".join(map(str, self.maps))
+        return f"EditBank({counted(len(self), 'edit')} of {model} at {sites})"
 
     def __getitem__(self, edit_id: str) -> EditRequest:
         return self.requests[self.index(edit_id)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mega_pl.edits.status import table_row
+from mega_pl.functional.text import counted
 
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
@@ -27,7 +28,7 @@ def card(bank: EditBank, place: str = "FOLDER") -> str:
     base = f"base_model: {name}\n" if name else ""
     text = (
         f"---\nlibrary_name: mega_pl\n{base}tags: [knowledge-editing, steering]\n---\n\n"
-        f"# {len(bank)} edits of {name or 'a model'}\n\n"
+        f"# {counted(len(bank), 'edit')} of {name or 'a model'}\n\n"
         f"Edits of facts by activation steering at {', '.join(map(str, bank.maps))}; the weights stay as they are.\n\n"
         "```python\nimport mega_pl\nfrom mega_pl import EditBank\n\n"
         f'backbone = mega_pl.load("{name or "MODEL"}")\n'

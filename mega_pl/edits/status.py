@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.functional import Transports
+from mega_pl.functional.text import counted
 
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
@@ -20,7 +21,7 @@ def status(bank: EditBank) -> str:
     sizes = [int(part.sum()) for part in torch.split(rows, [len(ids) + 1 for ids in bank.objects])]
     router = sum(tensor.nbytes for tensor in bank.router.state()[1].values())
     lines = [
-        f"{len(bank)} edits of {bank.backbone['name'] or 'a model'} at {', '.join(map(str, bank.maps))}; "
+        f"{counted(len(bank), 'edit')} of {bank.backbone['name'] or 'a model'} at {', '.join(map(str, bank.maps))}; "
         f"maps {_size(sum(sizes))}, {bank.router.kind} router {_size(router)}",
         f"history: {'; '.join(map(str, bank.history)) or 'as fitted'}",
         "",

@@ -66,6 +66,15 @@ def joint(prompt: str) -> str:
     return "" if together or _UNSPACED.match(last) else " "
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, the noun in the plural but for one of them.
+
+    >>> counted(1, "edit"), counted(2, "edit")
+    ('1 edit', '2 edits')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written and tokenised: it holds no half of a surrogate pair."""
     return _LONE_SURROGATE.search(text) is None

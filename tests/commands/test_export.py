@@ -40,7 +40,7 @@ def test_every_format_is_written(
     (entry,) = json.loads((out / INDEX).read_text("utf-8"))["edits"]
     assert (entry["edit_id"], entry["prompt"]) == ("curie", "Marie Curie was born in")
     told = capsys.readouterr().out
-    assert f"1 edits as {form}" in told
+    assert f"1 edit as {form}" in told
     assert ("lost: " in told) == bool(rest and "lossy" in rest[0])
 
 
@@ -52,7 +52,7 @@ def test_every_format_is_written(
         (["--format", "affine", "--edits", "nobody"], "`edits` must name edits of the bank, curie, but got 'nobody'"),
         (["--format", "affine", "--edits", "[12, b]"], "`edits` must name edits of the bank, curie, but got '12', 'b'"),
         (["--format", "affine", "--bank", "./nowhere"], "a bank must be a folder or a repository on the hub"),
-        (["--format", "affine", "--max_gib", "0.0001"], "`max_gib` must be at least 0.00 for 1 edits"),
+        (["--format", "affine", "--max_gib", "0.0001"], "`max_gib` must be at least 0.00 for 1 edit as"),
         (["--format", "affine", "--output", "file/x"], "'file/x' must be a place to read from or write to"),
         (["--format", "affine", "--output", "file"], "`output` must be a new or an empty folder"),
     ],

@@ -124,7 +124,7 @@ def test_prompts_are_answered_one_by_one_until_the_end(
     found = converse(lab_backbone, bank, 4, console)
     assert [prediction.fired for prediction in found] == ["curie", None]
     told = console.export_text()
-    assert "1 edits of lab-gpt2; an empty line ends." in told
+    assert "1 edit of lab-gpt2; an empty line ends." in told
     assert "error: " in told  # of the prompt that is too long, after which it goes on
     assert (
         told.index("Warsaw") < told.index("Rome") < told.index("subject 'Marie Curie'") < told.index("no edit is near")

@@ -9,6 +9,7 @@ from mega_pl.edits.export.maps import maps_of
 from mega_pl.edits.storage import write_tensors
 from mega_pl.errors import MegaValueError
 from mega_pl.functional import affine
+from mega_pl.functional.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +34,8 @@ def check_dense(bank: EditBank, edits: Sequence[int], lossy: bool, max_gib: floa
     size = sum(4 * count * maps.mean.shape[1] * (maps.mean.shape[1] + 1) for maps in bank.maps.values()) / 2**30
     if size > max_gib:
         raise MegaValueError(
-            f"`max_gib` must be at least {size:.2f} for {len(edits)} edits as dense maps, but got {max_gib:g}; name "
-            "fewer `edits`, allow more, or take the format easysteer."
+            f"`max_gib` must be at least {size:.2f} for {counted(len(edits), 'edit')} as dense maps, but got "
+            f"{max_gib:g}; name fewer `edits`, allow more, or take the format easysteer."
         )
     return ""
 
