@@ -19,6 +19,7 @@ from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import PROTOCOLS, Protocol
+from mega_pl.evaluation.general import bare_distributions, general
 from mega_pl.evaluation.linearity import linearity
 from mega_pl.evaluation.relations import relation_linearity
 from mega_pl.fitting import versions
@@ -34,6 +35,9 @@ ProtocolName = Literal[
     "confidence",
     "crosslingual",
     "context",
+    "wild",
+    "relation_specificity",
+    "general",
     "linearity",
 ]
 
@@ -96,7 +100,7 @@ def compare(
         module.setup("fit")
     if dry_run:
         models = [(b.model_name_or_path, b.revision, b.dtype, b.device_map is not None) for b in backbones]
-        rehearse_comparison(models, data, [PROTOCOLS[name] for name in protocols if name != "linearity"])
+        rehearse_comparison(models, data, [PROTOCOLS[name] for name in protocols if name in PROTOCOLS])
         return
     found: list[tuple[Backbone, Result]] = []
     for config in backbones:
@@ -119,8 +123,14 @@ def compare(
 
 
 def _judge(name: ProtocolName, backbone: Backbone, cases: Sequence[EditCase]) -> Protocol[Any, Any, Any]:
-    """A protocol by name; that of linearity first judges the relations of the cases in the bare model."""
-    return linearity(relation_linearity(backbone, cases)) if name == "linearity" else PROTOCOLS[name]
+    """A protocol by name; some first look at the bare model, at what it makes of the cases or of their own prompts."""
+    match name:
+        case "linearity":
+            return linearity(relation_linearity(backbone, cases))
+        case "general":
+            return general(bare_distributions(backbone))
+        case _:
+            return PROTOCOLS[name]
 
 
 @dataclass(frozen=True)
