@@ -38,6 +38,7 @@ ProtocolName = Literal[
     "wild",
     "relation_specificity",
     "general",
+    "persistence",
     "linearity",
 ]
 

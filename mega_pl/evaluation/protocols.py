@@ -27,6 +27,7 @@ from mega_pl.evaluation.crosslingual import (
 from mega_pl.evaluation.easyedit import EasyEditTest, ask_easyedit, easyedit_tests, score_easyedit
 from mega_pl.evaluation.generation import GenerationTest, ask_generation, generation_tests, score_generation
 from mega_pl.evaluation.mediated import MediatedTest, ask_mediated, mediated_tests, score_mediated
+from mega_pl.evaluation.persistence import PERSISTENCE
 from mega_pl.evaluation.protocol import Protocol
 from mega_pl.evaluation.relation_specificity import RELATION_SPECIFICITY
 from mega_pl.evaluation.rippleedits import (
@@ -141,6 +142,7 @@ PROTOCOLS: dict[str, Protocol[Any, Any, Any]] = {
         *(SAKE, ROME, EASYEDIT, RIPPLEEDITS, GENERATION, MEDIATED, CONFIDENCE, CROSSLINGUAL, CONTEXT),
         WILD,
         RELATION_SPECIFICITY,
+        PERSISTENCE,
     )
 }
 """The protocols by name."""

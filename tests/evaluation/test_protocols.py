@@ -42,6 +42,10 @@ COLUMNS = {
         for measure in ("exact", "contains", "old")
     },
     "relation_specificity": {"unchanged", "kept", "fired"},
+    "persistence": {
+        *("first", "last", "sure", "kept", "flipped"),
+        *(f"{name}_{turn}" for name in ("kept", "flipped") for turn in (1, 3, 10)),
+    },
 }
 AnyProtocol = Protocol[Any, Any, Any]
 EVERY = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
