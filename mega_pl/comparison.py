@@ -42,6 +42,8 @@ class Result:
         protocol: Name of the protocol.
         scores: By column; each knows the bare model's value.
         rows: A row for each test, ready for JSON.
+        headline: The columns that stand beside other protocols' in one table; all where none are named.
+        lower_is_better: The columns that are better low.
     """
 
     data: str
@@ -51,6 +53,8 @@ class Result:
     protocol: str
     scores: Mapping[str, Score]
     rows: Sequence[dict[str, Any]]
+    headline: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ def compare_editors(
                         protocol=protocol.name,
                         scores=protocol.score(rows),
                         rows=[asdict(row) for row in rows],
+                        headline=protocol.headline,
+                        lower_is_better=protocol.lower_is_better,
                     )
 
 

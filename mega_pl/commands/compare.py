@@ -22,6 +22,7 @@ from mega_pl.evaluation import PROTOCOLS, Protocol
 from mega_pl.evaluation.general import bare_distributions, general
 from mega_pl.evaluation.linearity import linearity
 from mega_pl.evaluation.relations import relation_linearity
+from mega_pl.evaluation.residue import fit_probes, residue
 from mega_pl.fitting import versions
 from mega_pl.metrics.scores import shown
 
@@ -39,6 +40,7 @@ ProtocolName = Literal[
     "relation_specificity",
     "general",
     "persistence",
+    "residue",
     "linearity",
 ]
 
@@ -130,6 +132,8 @@ def _judge(name: ProtocolName, backbone: Backbone, cases: Sequence[EditCase]) ->
             return linearity(relation_linearity(backbone, cases))
         case "general":
             return general(bare_distributions(backbone))
+        case "residue":
+            return residue(fit_probes(backbone, cases))
         case _:
             return PROTOCOLS[name]
 
@@ -170,11 +174,11 @@ def _tables(found: Sequence[tuple[Backbone, Result]], title: str, *, headlines: 
     lower: dict[str, set[str]] = {}
     for backbone, r in found:
         key = title.format(backbone=backbone.name, data=r.data, protocol=r.protocol, edits=r.edits, mode=r.mode)
-        protocol, prefix = PROTOCOLS.get(r.protocol), f"{r.protocol} " if headlines else ""
-        names = (protocol.headline if protocol and headlines else ()) or tuple(r.scores)
+        prefix = f"{r.protocol} " if headlines else ""
+        names = (r.headline if headlines else ()) or tuple(r.scores)
         told = {prefix + name: r.scores[name] for name in names}
         columns.setdefault(key, {}).update({name: score.n for name, score in told.items()})
-        lower.setdefault(key, set()).update(prefix + name for name in (protocol.lower_is_better if protocol else ()))
+        lower.setdefault(key, set()).update(prefix + name for name in r.lower_is_better)
         of_title = rows.setdefault(key, {"bare model": {}})
         of_title["bare model"] |= {name: score.bare for name, score in told.items()}
         of_title.setdefault(r.editor, {}).update({name: score.value for name, score in told.items()})
