@@ -5,8 +5,9 @@ prompt's last token to the unembedding row, centred and of unit length, of the f
 fitted on the bare model and on the prompts of other edits (those of an edit are left out with its fold), and reads the
 object, among the old and new ones of all edits, whose row its value is most like.
 
-A probe that cannot read the old object out of the bare model's states says nothing about a residue: look at the bare
-value of "old" beside "chance" first.
+A probe that cannot read the old object out of the bare model's states says nothing about a residue. Look at the bare
+values first: where "ahead" is near one half, or "old" no higher than "new", it only knows what kind of object is asked
+for, however far above "chance" it is.
 """
 
 from collections.abc import Callable, Sequence
