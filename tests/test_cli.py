@@ -202,6 +202,17 @@ def test_the_linearity_of_relations_is_compared(
     assert "5 edits, single | linearity faithfulness |" in capsys.readouterr().out
 
 
+def test_protocols_that_look_at_the_bare_model_first(roomy_folder: Folder, edits_file: Path, tmp_path: Path) -> None:
+    judges = "protocols: [general, residue]\nmodes: [single]"
+    config = comparison(tmp_path, roomy_folder("llama"), edits_file, "Ike", judges)
+    main(["compare", "--config", str(config)])
+    results = {r["protocol"]: r["metrics"] for r in json.loads(Path("run/metrics.json").read_text("utf-8"))["results"]}
+    assert results["general"]["unchanged"]["n"] == 10 * results["residue"]["ahead_last"]["n"] == 40
+    shown = Path("run/table.md").read_text("utf-8").splitlines()[0]
+    assert "| general divergence | general fired | residue ahead_half |" in shown
+    assert "quarter" not in shown
+
+
 def test_a_template_of_edits_is_a_data_set(tmp_path: Path, roomy_folder: Folder) -> None:
     main(["template", "--path", "mine.jsonl"])
     with pytest.raises(SystemExit) as exit_:

@@ -38,9 +38,10 @@ def continuations(
     *,
     edited: Edited = BARE,
     sampling: Sampling | None = None,
+    stops: Sequence[str] = (),
     tokens_per_batch: int = TOKENS,
 ) -> list[Continuation]:
-    """Write on after prompts, greedily or by drawing, until the end-of-sequence token or a number of tokens.
+    """Write on after prompts, greedily or by drawing, until the end-of-sequence token, a stop or a number of tokens.
 
     Prompts are padded on the left and read once into a cache, and a prompt that comes twice is continued once.
 
@@ -50,6 +51,7 @@ def continuations(
         new_tokens: The most tokens to write, for all prompts or for each.
         edited: The edits in force; they say how a prompt is asked.
         sampling: How to draw; by default the most probable token is taken.
+        stops: Strings that end a text; it ends with the token that completes one, whatever else that token holds.
         tokens_per_batch: The most tokens of a batch, those to be written included.
 
     Returns:
@@ -75,7 +77,7 @@ def continuations(
     written: dict[_Wish, Continuation] = {}
     for group in _groups(backbone, unique, starts):
         wishes = [unique[i] for i in group]
-        write = partial(_write, backbone, edited, sampling)
+        write = partial(_write, backbone, edited, sampling, stops)
         new = in_batches(wishes, [lengths[i] for i in group], write, tokens_per_batch)
         written.update(zip(wishes, new, strict=True))
     return [written[wish] for wish in wanted]
@@ -104,7 +106,7 @@ def _groups(backbone: Backbone, wishes: Sequence[_Wish], starts: Sequence[int]) 
 
 @torch.no_grad()
 def _write(
-    backbone: Backbone, edited: Edited, sampling: Sampling | None, wishes: Sequence[_Wish]
+    backbone: Backbone, edited: Edited, sampling: Sampling | None, stops: Sequence[str], wishes: Sequence[_Wish]
 ) -> list[Continuation]:
     """Write on after the prompts of one batch."""
     encoded = backbone.encode([wish.prompt for wish in wishes], padding_side="left")
@@ -114,10 +116,14 @@ def _write(
         num_beams=1,
         repetition_penalty=1.0,
         pad_token_id=backbone.tokenizer.pad_token_id,
+        stop_strings=list(stops) or None,
     )
     noise = [] if sampling is None else [TopKNoise([wish.seed for wish in wishes], sampling.top_k)]
     ids = backbone.model.generate(
-        **encoded.inputs, generation_config=config, logits_processor=LogitsProcessorList(noise)
+        **encoded.inputs,
+        generation_config=config,
+        logits_processor=LogitsProcessorList(noise),
+        tokenizer=backbone.tokenizer,
     )
     fired = edited.fired or [None] * len(wishes)
     new = ids[:, encoded.input_ids.shape[1] :].tolist()

@@ -30,8 +30,10 @@ from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
 from mega_pl.evaluation import PROTOCOLS, Protocol
+from mega_pl.evaluation.general import bare_distributions, general
 from mega_pl.evaluation.linearity import linearity
 from mega_pl.evaluation.relations import relation_linearity
+from mega_pl.evaluation.residue import fit_probes, residue
 from mega_pl.fitting import versions
 
 ProtocolName = Literal[
@@ -44,6 +46,11 @@ ProtocolName = Literal[
     "confidence",
     "crosslingual",
     "context",
+    "wild",
+    "relation_specificity",
+    "general",
+    "persistence",
+    "residue",
     "linearity",
 ]
 
@@ -108,7 +115,7 @@ def compare(
         module.setup("fit")
     if dry_run:
         models = [(b.model_name_or_path, b.revision, b.dtype, b.device_map is not None) for b in backbones]
-        rehearse_comparison(models, data, [PROTOCOLS[name] for name in protocols if name != "linearity"])
+        rehearse_comparison(models, data, [PROTOCOLS[name] for name in protocols if name in PROTOCOLS])
         return
     found: list[tuple[Backbone, Result]] = []
     out.mkdir(parents=True, exist_ok=True)
@@ -145,8 +152,16 @@ def compare(
 
 
 def _judge(name: ProtocolName, backbone: Backbone, cases: Sequence[EditCase]) -> Protocol[Any, Any, Any]:
-    """A protocol by name; that of linearity first judges the relations of the cases in the bare model."""
-    return linearity(relation_linearity(backbone, cases)) if name == "linearity" else PROTOCOLS[name]
+    """A protocol by name; some first look at the bare model, at what it makes of the cases or of their own prompts."""
+    match name:
+        case "linearity":
+            return linearity(relation_linearity(backbone, cases))
+        case "general":
+            return general(bare_distributions(backbone))
+        case "residue":
+            return residue(fit_probes(backbone, cases))
+        case _:
+            return PROTOCOLS[name]
 
 
 def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:

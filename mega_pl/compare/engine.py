@@ -56,6 +56,8 @@ class Result:
         scores: By column; each knows the bare model's value.
         rows: A row for each test, ready for JSON.
         seconds: What an edit took to be put into force, on the machine that did it; asking it is not counted.
+        headline: The columns that stand beside other protocols' in one table; all where none are named.
+        lower_is_better: The columns that are better low.
         routing: By measure the shares of prompts that went to the right edit, to a wrong one and to none; empty where
             edits are not routed, or the protocol does not say where its prompts should go.
     """
@@ -68,6 +70,8 @@ class Result:
     scores: Mapping[str, Score]
     rows: Sequence[dict[str, Any]]
     seconds: float
+    headline: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ()
     routing: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -125,6 +129,8 @@ def compare_editors(
                         scores=protocol.score(rows),
                         rows=[asdict(row) for row in rows],
                         seconds=sum(seconds for _, seconds in read) / len(judged),
+                        headline=protocol.headline,
+                        lower_is_better=protocol.lower_is_better,
                         routing=shares_of(rows) if protocol is SAKE and any(row.fired for row in rows) else {},
                     )
 

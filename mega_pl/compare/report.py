@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mega_pl.compare.engine import Result
-from mega_pl.evaluation import PROTOCOLS
 from mega_pl.metrics import Score
 
 BARE = "bare model"
@@ -63,11 +62,11 @@ def _block(title: str, results: Sequence[Result], *, headlines: bool) -> Block:
     rows: dict[str, dict[str, float]] = {BARE: {}}
     lower: set[str] = set()
     for result in results:
-        protocol, prefix = PROTOCOLS.get(result.protocol), f"{result.protocol} " if headlines else ""
-        names = (protocol.headline if protocol and headlines else ()) or tuple(result.scores)
+        prefix = f"{result.protocol} " if headlines else ""
+        names = (result.headline if headlines else ()) or tuple(result.scores)
         scores = {prefix + name: result.scores[name] for name in names}
         columns.update({name: score.n for name, score in scores.items()})
-        lower.update(prefix + name for name in (protocol.lower_is_better if protocol else ()))
+        lower.update(prefix + name for name in result.lower_is_better)
         rows[BARE] |= {name: score.bare for name, score in scores.items()}
         rows.setdefault(result.editor, {}).update({name: score.value for name, score in scores.items()})
     values = {editor: tuple(row[name] for name in columns) for editor, row in rows.items()}

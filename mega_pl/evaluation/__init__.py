@@ -1,6 +1,7 @@
 """The tests of each protocol, asked of the bare and the edited model, and the scores of what they answer."""
 
 from mega_pl.evaluation.prediction import Prediction, predict
+from mega_pl.evaluation.protocol import Protocol
 from mega_pl.evaluation.protocols import (
     CONFIDENCE,
     CONTEXT,
@@ -12,7 +13,6 @@ from mega_pl.evaluation.protocols import (
     RIPPLEEDITS,
     ROME,
     SAKE,
-    Protocol,
 )
 from mega_pl.evaluation.sake import Mode, ask, routing
 from mega_pl.evaluation.trials import Trial

@@ -17,7 +17,7 @@ from mega_pl.backbone import Backbone
 from mega_pl.edits import EditCase
 from mega_pl.evaluation.confidence import relation_of
 from mega_pl.evaluation.generation import new_names
-from mega_pl.evaluation.protocols import Protocol
+from mega_pl.evaluation.protocol import Protocol
 from mega_pl.evaluation.relations import Faithfulness
 from mega_pl.evaluation.trials import Trial, measured
 from mega_pl.functional.linearity import spearman

@@ -1,14 +1,11 @@
 """The protocols in one shape, so that several methods can be compared under several of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from mega_pl.asking import BARE, Continuation, Edited, NextToken, TeacherForced
 from mega_pl.backbone import Backbone
 from mega_pl.data.sake import Test, sake_tests
-from mega_pl.edits import EditCase
-from mega_pl.errors import MegaValueError
 from mega_pl.evaluation.confidence import ConfidenceTest, ask_confidence, confidence_tests, score_confidence
 from mega_pl.evaluation.context import (
     CHANGED,
@@ -30,6 +27,9 @@ from mega_pl.evaluation.crosslingual import (
 from mega_pl.evaluation.easyedit import EasyEditTest, ask_easyedit, easyedit_tests, score_easyedit
 from mega_pl.evaluation.generation import GenerationTest, ask_generation, generation_tests, score_generation
 from mega_pl.evaluation.mediated import MediatedTest, ask_mediated, mediated_tests, score_mediated
+from mega_pl.evaluation.persistence import PERSISTENCE
+from mega_pl.evaluation.protocol import Protocol
+from mega_pl.evaluation.relation_specificity import RELATION_SPECIFICITY
 from mega_pl.evaluation.rippleedits import (
     RippleAnswer,
     RippleQuestion,
@@ -41,71 +41,11 @@ from mega_pl.evaluation.rippleedits import (
 from mega_pl.evaluation.rome import RomeAnswer, RomeTest, ask_rome, rome_tests, score_rome
 from mega_pl.evaluation.sake import Answer, ask_bare, ask_edited, sake_row
 from mega_pl.evaluation.trials import Trial
-from mega_pl.metrics import Row, Score, score_sake
+from mega_pl.evaluation.wild import WILD
+from mega_pl.metrics import Row, score_sake
 
 T = TypeVar("T")
 A = TypeVar("A")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol(Generic[T, A, R]):
-    """A way to judge edits, with columns of its own.
-
-        bare = protocol.bare(backbone, cases)
-        with editor.edit(backbone, requests) as edited:
-            rows = protocol.rows(backbone, edited, cases, bare)
-        scores = protocol.score(rows)
-
-    Args:
-        name: The protocol in files and tables.
-        tests: The tests of a case; none where the case lacks what the protocol asks.
-        ask_bare: Asks tests of the bare model, conditions included.
-        ask: Asks tests of a model with edits in force.
-        answer: What is asked gives, a dataclass of strings, numbers and tuples of them.
-        row: Makes a row of a test and of what the bare and the edited model answer; `dataclasses.asdict` of it is
-            ready for JSON.
-        score: Makes scores of rows.
-        headline: The columns that stand beside other protocols' in one table; all where none are named.
-        lower_is_better: The columns that are better low.
-    """
-
-    name: str
-    tests: Callable[[EditCase], Sequence[T]]
-    ask_bare: Callable[[Backbone, Sequence[T]], list[A]]
-    ask: Callable[[Backbone, Edited, Sequence[T]], list[A]]
-    answer: type[A]
-    row: Callable[[T, A, A], R]
-    score: Callable[[Sequence[R]], dict[str, Score]]
-    headline: tuple[str, ...] = ()
-    lower_is_better: tuple[str, ...] = ()
-
-    def bare(self, backbone: Backbone, cases: Sequence[EditCase]) -> list[A]:
-        """What the bare model answers to the tests of cases; the same for every method."""
-        return self.ask_bare(backbone, self._all(cases))
-
-    def rows(self, backbone: Backbone, edited: Edited, cases: Sequence[EditCase], bare: Sequence[A]) -> list[R]:
-        """Ask the tests of cases of the edited model.
-
-        Args:
-            backbone: The model, within its edits.
-            edited: The edits in force.
-            cases: What to ask about.
-            bare: What `bare` gave for these cases.
-
-        Returns:
-            A row for each test.
-
-        Raises:
-            ValueError: If `bare` belongs to other cases.
-        """
-        tests = self._all(cases)
-        if len(bare) != len(tests):
-            raise MegaValueError(f"`bare` must hold an answer for each of {len(tests)} tests, but got {len(bare)}.")
-        return [self.row(*columns) for columns in zip(tests, bare, self.ask(backbone, edited, tests), strict=True)]
-
-    def _all(self, cases: Sequence[EditCase]) -> list[T]:
-        return [test for case in cases for test in self.tests(case)]
 
 
 def _bare(ask: Callable[[Backbone, Edited, Sequence[T]], list[A]]) -> Callable[[Backbone, Sequence[T]], list[A]]:
@@ -198,6 +138,11 @@ CONTEXT: Protocol[ContextTest, ContextAnswer, ContextTrial] = Protocol(
 
 PROTOCOLS: dict[str, Protocol[Any, Any, Any]] = {
     protocol.name: protocol
-    for protocol in (SAKE, ROME, EASYEDIT, RIPPLEEDITS, GENERATION, MEDIATED, CONFIDENCE, CROSSLINGUAL, CONTEXT)
+    for protocol in (
+        *(SAKE, ROME, EASYEDIT, RIPPLEEDITS, GENERATION, MEDIATED, CONFIDENCE, CROSSLINGUAL, CONTEXT),
+        WILD,
+        RELATION_SPECIFICITY,
+        PERSISTENCE,
+    )
 }
 """The protocols by name."""

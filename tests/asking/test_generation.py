@@ -160,3 +160,15 @@ def test_refusals(tiny_backbone):
     with pytest.raises(ValueError, match="`top_k` must be 1 or more, but got 0"):
         continuations(backbone, ["Rome"], 2, sampling=Sampling(("a",), top_k=0))
     assert continuations(backbone, []) == []
+
+
+def test_stops_end_a_text_and_change_nothing_before(lab_backbone: Backbone) -> None:
+    prompts = ["The capital of France is", "Marie Curie was born in", "Rome"]
+    stops = (" the", ".")
+    for whole, short in zip(
+        continuations(lab_backbone, prompts, 24), continuations(lab_backbone, prompts, 24, stops=stops), strict=True
+    ):
+        ends = [whole.text.find(stop) + len(stop) for stop in stops if stop in whole.text]
+        assert whole.text.startswith(short.text)
+        assert short.text[: min(ends)] == whole.text[: min(ends)]
+        assert len(short.text) <= min(ends) + 3

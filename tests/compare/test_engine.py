@@ -213,10 +213,11 @@ def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):
 
 def test_tables_know_which_columns_are_better_low(backbone):
     scores = dict.fromkeys(("rewrite_relapse", "rewrite_alias_sentence"), Score(0.2, 5, (0.1, 0.3), 0.0))
-    result = Result("own", "single", 5, "still", "generation", scores, [], 0.5)
+    columns = GENERATION.headline, GENERATION.lower_is_better
+    result = Result("own", "single", 5, "still", "generation", scores, [], 0.5, *columns)
     low = {"rewrite_relapse", "paraphrase_relapse"}
     assert blocks([(backbone.name, result)])[0].lower_is_better == low
-    sake = replace(result, protocol="sake", scores={"acc": scores["rewrite_relapse"]})
+    sake = Result("own", "single", 5, "still", "sake", {"acc": scores["rewrite_relapse"]}, [], 0.5)
     full = replace(result, scores=dict.fromkeys(GENERATION.headline, scores["rewrite_relapse"]))
     (table,) = overviews([(backbone.name, full), (backbone.name, sake)])
     assert table.lower_is_better == {f"generation {name}" for name in low}

@@ -35,12 +35,23 @@ COLUMNS = {
         *("changed_other_subject", "changed_same_subject", "changed_direct", "changed_neutral", "changed_chat"),
         *("changed_true", "changed_new"),
     },
+    "wild": {
+        f"{form}_{kind}_{measure}"
+        for form in ("completion", "question", "chat")
+        for kind in ("rewrite", "paraphrase")
+        for measure in ("exact", "contains", "old")
+    },
+    "relation_specificity": {"unchanged", "kept", "fired"},
+    "persistence": {
+        *("first", "last", "sure", "kept", "flipped"),
+        *(f"{name}_{turn}" for name in ("kept", "flipped") for turn in (1, 3, 10)),
+    },
 }
 AnyProtocol = Protocol[Any, Any, Any]
 EVERY = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 
 
-def test_there_are_nine_with_columns_of_their_own():
+def test_each_has_columns_of_their_own():
     assert list(PROTOCOLS) == list(COLUMNS)
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
