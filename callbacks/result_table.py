@@ -1,6 +1,7 @@
 """What a run leaves for people: a table, a figure, and the files they are made from."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from ..edits.storage import write_text
-from ..evaluation import routing
 from ..fitting import versions
-from ..metrics import Score
-from ..metrics.scores import shown
 from ..module import MegaModule
+from ..protocols import Score, format_value
+from ..protocols.sake import Row, routing
 
 NAMES = {
     "acc": "Acc", "gen": "Gen", "spec": "Spec", "di": "DI", "dii": "DII",
@@ -47,12 +47,13 @@ class ResultTable(L.Callback):
         text = json.dumps(results(module), ensure_ascii=False, indent=1, allow_nan=False)
         write_text(folder / "metrics.json", text + "\n")
         rows = "".join(
-            json.dumps({"mode": mode, **asdict(row)}, ensure_ascii=False) + "\n"
-            for mode, of_mode in module.rows.items()
-            for row in of_mode
+            json.dumps({key: judge, **asdict(row)}, ensure_ascii=False) + "\n"
+            for judge, of_judge in module.rows.items()
+            for key in ["mode" if module.judges[judge].name == "sake" else "protocol"]
+            for row in of_judge
         )
         write_text(folder / "cases.jsonl", rows)
-        figure = draw(module.scores[module.modes[0]])
+        figure = draw(next(iter(module.scores.values())))
         figure.savefig(folder / "figures" / "scores.png", dpi=150)
         table = markdown(module)
         print(f"\n{table}\nWritten to {folder}: metrics.json, cases.jsonl, figures/scores.png")
@@ -63,14 +64,16 @@ class ResultTable(L.Callback):
 
 
 def results(module: MegaModule) -> dict[str, Any]:
-    """The content of ``metrics.json``."""
+    """The content of ``metrics.json``: the first protocol's scores, and those of others under their names."""
     bank = module.complete()
-    first = module.modes[0]
-    silent = [row for row in module.rows[first] if not row.fired]
-    same = sum(row.new_probability == row.bare_new and row.true_probability == row.bare_true for row in silent)
+    entries = {judge: {n: score.to_json() for n, score in scores.items()} for judge, scores in module.scores.items()}
+    first = next(iter(entries))
+    protocol = module.judges[first].name
+    same = [judge for judge in entries if module.judges[judge].name == protocol]
+    others = {judge: scores for judge, scores in entries.items() if judge not in same}
     return {
         "format_version": 1,
-        "protocol": "sake",
+        "protocol": protocol,
         "method": "mega",
         "backbone": module.backbone.name,
         "backbone_fingerprint": module.backbone.fingerprint,
@@ -78,46 +81,58 @@ def results(module: MegaModule) -> dict[str, Any]:
         "missed": dict(bank.missed),
         "seed": module.hparams["seed"],
         "versions": versions(),
-        "metrics": _entries(module.scores[first]),
-        "modes": {mode: _entries(scores) for mode, scores in module.scores.items() if mode != first},
-        "routing": routing(module.rows[first]),
-        "silent_prompts": {"n": len(silent), "unchanged": same},
+        "metrics": entries[first],
+        "modes": {judge: entries[judge] for judge in same if judge != first},
+        **({"protocols": others} if others else {}),
+        **(_routing(module.rows[first]) if protocol == "sake" else {}),
         "settings": module.settings(),
         "sites": [str(site) for site in module.sites],
     }
 
 
+def _routing(rows: Sequence[Row]) -> dict[str, Any]:
+    """How prompts were routed, and whether those that got no edit kept their probabilities to the bit."""
+    silent = [row for row in rows if not row.fired]
+    same = sum(row.new_probability == row.bare_new and row.true_probability == row.bare_true for row in silent)
+    return {"routing": routing(rows), "silent_prompts": {"n": len(silent), "unchanged": same}}
+
+
 def markdown(module: MegaModule) -> str:
-    """The scores as a Markdown table, a row a mode and one for the bare model on the same tests."""
-    first = module.scores[module.modes[0]]
-    lines = ["| | " + " | ".join(NAMES.values()) + " |", "| --- |" + " --- |" * len(NAMES)]
-    lines += [f"| {mode} | " + " | ".join(shown(s[n].value) for n in NAMES) + " |" for mode, s in module.scores.items()]
-    lines.append("| bare model | " + " | ".join(shown(first[n].bare) for n in NAMES) + " |")
-    lines.append("| tests | " + " | ".join(str(first[n].n) for n in NAMES) + " |")
+    """The scores as Markdown, a table a protocol: a row a mode, and one for the bare model on the same tests."""
+    groups: dict[str, list[str]] = {}
+    for judge in module.scores:
+        groups.setdefault(module.judges[judge].name, []).append(judge)
+    return "\n".join(_table({judge: module.scores[judge] for judge in judges}) for judges in groups.values())
+
+
+def _table(scores: dict[str, dict[str, Score]]) -> str:
+    first = next(iter(scores.values()))
+    lines = ["| | " + " | ".join(NAMES.get(n, n) for n in first) + " |", "| --- |" + " --- |" * len(first)]
+    lines += [
+        f"| {judge} | " + " | ".join(format_value(s[n].value) for n in first) + " |" for judge, s in scores.items()
+    ]
+    lines.append("| bare model | " + " | ".join(format_value(score.bare) for score in first.values()) + " |")
+    lines.append("| tests | " + " | ".join(str(score.n) for score in first.values()) + " |")
     return "\n".join(lines) + "\n"
 
 
 def draw(scores: dict[str, Score]) -> Figure:
     """The scores with their 95 % intervals, beside the bare model's."""
     matplotlib.use("Agg", force=False)
-    shown = {name: score for name, score in scores.items() if score.n}
+    found = {name: score for name, score in scores.items() if score.n}
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots()
-    places = range(len(shown))
-    values = [score.value for score in shown.values()]
-    low = [max(0.0, score.value - score.ci95[0]) for score in shown.values()]
-    high = [max(0.0, score.ci95[1] - score.value) for score in shown.values()]
-    axes.bar([p - 0.2 for p in places], [s.bare for s in shown.values()], 0.38, label="bare model", color="#b8b8b8")
+    places = range(len(found))
+    values = [score.value for score in found.values()]
+    low = [max(0.0, score.value - score.ci95[0]) for score in found.values()]
+    high = [max(0.0, score.ci95[1] - score.value) for score in found.values()]
+    axes.bar([p - 0.2 for p in places], [s.bare for s in found.values()], 0.38, label="bare model", color="#b8b8b8")
     axes.bar([p + 0.2 for p in places], values, 0.38, yerr=[low, high], capsize=3, label="edited", color="#2a6f97")
     for place, value in zip(places, values, strict=True):
         axes.text(place + 0.2, 0.02, f"{value:.2f}", ha="center", color="white", fontsize=7)
-    axes.set_xticks(list(places), [NAMES[name] for name in shown])
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("share of tests passed")
+    axes.set_xticks(list(places), [NAMES.get(name, name) for name in found])
+    axes.set_ylim(min([0.0, *values]), max([1.05, *values]))
+    axes.set_ylabel("score")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _entries(scores: dict[str, Score]) -> dict[str, Any]:
-    return {name: score.to_json() for name, score in scores.items()}

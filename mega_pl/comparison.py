@@ -20,8 +20,7 @@ from mega_pl.editors import Editor
 from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
-from mega_pl.evaluation import Protocol
-from mega_pl.metrics import Score
+from mega_pl.protocols import Protocol, Score
 
 Mode = Literal["single", "together", "sequential"]
 """One edit at a time, as papers do; all in force at once; or the first 1, 10, 100 and all, each judged alone."""
@@ -94,6 +93,7 @@ def compare_editors(
     """
     if not cases:
         raise MegaValueError(f"`data` must hold at least one edit, but {name!r} has none.")
+    protocols = [protocol.prepare(backbone, cases) for protocol in protocols]
     bare: dict[str, list[Any]] = {}
     for protocol in tqdm(protocols, desc=f"{name}: bare model", dynamic_ncols=True):
         path = folder / _file(backbone, "bare", protocol, cases)
@@ -106,7 +106,7 @@ def compare_editors(
                 answers = _answers(backbone, editor_name, editor, group, protocols, folder)
                 judged = [case for part in group for case in part.cases]
                 for protocol in protocols:
-                    tests = [test for case in judged for test in protocol.tests(case)]
+                    tests = protocol.all_tests(judged)
                     before = _of(bare[protocol.name], protocol, cases, judged)
                     rows = [
                         protocol.row(*columns) for columns in zip(tests, before, answers[protocol.name], strict=True)
@@ -150,7 +150,7 @@ def _answers(
         for part in chunk if missing else ():
             with editor.edit(backbone, [case.request for case in part.cases]) as edited:
                 for protocol in missing:
-                    tests = [test for case in part.cases for test in protocol.tests(case)]
+                    tests = protocol.all_tests(part.cases)
                     asked[protocol.name] += protocol.ask(backbone, edited, tests) if tests else []
         for protocol in missing:
             _write(files[protocol.name], asked[protocol.name])
@@ -185,4 +185,5 @@ def _of(
 def _file(backbone: Backbone, who: str, protocol: Protocol[Any, Any, Any], cases: Sequence[EditCase]) -> str:
     """A name that tells one set of answers from every other."""
     key = [backbone.fingerprint, str(backbone.dtype), who, protocol.name, [asdict(case) for case in cases]]
+    key += [[asdict(test) for test in protocol.all_tests(cases)]] if protocol.adapted else []
     return f"{who.split()[0]}-{protocol.name}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"

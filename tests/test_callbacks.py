@@ -15,9 +15,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mega_pl.callbacks import BankCheckpoint, ResultTable
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.sake import sake_tests
 from mega_pl.fitting.prompts import PromptConfig
 from mega_pl.module import MegaModule
+from mega_pl.protocols.sake import sake_tests
 
 Folder = Callable[[str], Path]
 KEYS = ["acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa", "average"]

@@ -14,8 +14,8 @@ from mega_pl.commands.compare import Block, blocks, draw, latex, markdown, overv
 from mega_pl.comparison import Result, compare_editors
 from mega_pl.data import read_jsonl
 from mega_pl.editors import Edited, Editor
-from mega_pl.evaluation import EASYEDIT, GENERATION, SAKE, Protocol
-from mega_pl.metrics import Score
+from mega_pl.protocols import PROTOCOLS as EVERY
+from mega_pl.protocols import Protocol, Score
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Pushing(Editor):
             yield Edited()
 
 
+SAKE, EASYEDIT, GENERATION = EVERY["sake"], EVERY["easyedit"], EVERY["generation"]
 EDITORS = {"still": Pushing(0.0), "pushing": Pushing(3.0)}
 PROTOCOLS: list[Protocol[Any, Any, Any]] = [SAKE, EASYEDIT]
 

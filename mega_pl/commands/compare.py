@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -15,27 +15,10 @@ from mega_pl.commands.dry_run import rehearse_comparison
 from mega_pl.comparison import Mode, Result, compare_editors
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
-from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
-from mega_pl.evaluation import PROTOCOLS, Protocol
-from mega_pl.evaluation.linearity import linearity
-from mega_pl.evaluation.relations import relation_linearity
 from mega_pl.fitting import versions
-from mega_pl.metrics.scores import shown
-
-ProtocolName = Literal[
-    "sake",
-    "rome",
-    "easyedit",
-    "rippleedits",
-    "generation",
-    "mediated",
-    "confidence",
-    "crosslingual",
-    "context",
-    "linearity",
-]
+from mega_pl.protocols import PROTOCOLS, ProtocolName, format_value, get_protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +75,17 @@ def compare(
             f"`backbones` must have names of their own, as tables do, but got {', '.join(names)}; compare them in two "
             "runs, or rename a folder."
         )
+    judges = [get_protocol(name) for name in protocols]
     for module in data.values():
         module.setup("fit")
     if dry_run:
         models = [(b.model_name_or_path, b.revision, b.dtype, b.device_map is not None) for b in backbones]
-        rehearse_comparison(models, data, [PROTOCOLS[name] for name in protocols if name != "linearity"])
+        rehearse_comparison(models, data, judges)
         return
     found: list[tuple[Backbone, Result]] = []
     for config in backbones:
         backbone = config.load()
         for name, module in data.items():
-            judges = [_judge(protocol, backbone, module.cases) for protocol in protocols]
             results = compare_editors(backbone, name, module.cases, editors, judges, modes, out / "answers")
             found += [(backbone, result) for result in results]
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -116,11 +99,6 @@ def compare(
     draw(heads).savefig(out / "figures" / "comparison.png", dpi=150)
     shown_heads = "\n".join(map(markdown, heads))
     print(f"\n{shown_heads}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/comparison.png")
-
-
-def _judge(name: ProtocolName, backbone: Backbone, cases: Sequence[EditCase]) -> Protocol[Any, Any, Any]:
-    """A protocol by name; that of linearity first judges the relations of the cases in the bare model."""
-    return linearity(relation_linearity(backbone, cases)) if name == "linearity" else PROTOCOLS[name]
 
 
 @dataclass(frozen=True)
@@ -182,7 +160,7 @@ def _tables(found: Sequence[tuple[Backbone, Result]], title: str, *, headlines: 
 def markdown(block: Block) -> str:
     """A table in Markdown."""
     lines = [f"| {block.title} | " + " | ".join(block.columns) + " |", "| --- |" + " --- |" * len(block.columns)]
-    lines += [f"| {name} | " + " | ".join(map(shown, values)) + " |" for name, values in block.rows.items()]
+    lines += [f"| {name} | " + " | ".join(map(format_value, values)) + " |" for name, values in block.rows.items()]
     lines.append("| tests | " + " | ".join(map(str, block.tests)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -190,7 +168,7 @@ def markdown(block: Block) -> str:
 def latex(block: Block) -> str:
     """A table in LaTeX, for booktabs."""
     escape = str.maketrans({"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#"})
-    rows = [(name, *map(shown, values)) for name, values in block.rows.items()]
+    rows = [(name, *map(format_value, values)) for name, values in block.rows.items()]
     body = "\n".join(" & ".join(cell.translate(escape) for cell in row) + r" \\" for row in rows)
     head = " & ".join(("", *(column.translate(escape) for column in block.columns)))
     return (
@@ -215,7 +193,7 @@ def draw(tables: Sequence[Block]) -> Figure:
         axes.imshow(colours, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
         for y, row in enumerate(block.rows.values()):
             for x, value in enumerate(row):
-                axes.text(x, y, shown(value), ha="center", va="center", fontsize=7)
+                axes.text(x, y, format_value(value), ha="center", va="center", fontsize=7)
         axes.set_xticks(range(len(block.columns)), block.columns, fontsize=7, rotation=20, ha="right")
         axes.set_yticks(range(len(block.rows)), list(block.rows), fontsize=8)
         axes.set_title(block.title, fontsize=9)

@@ -78,25 +78,12 @@ SOURCES: dict[str, Source] = {
         file=f"{_RIPPLEEDITS}/random.json",
         revision=_RIPPLEEDITS_COMMIT,
     ),
-    "recent": Source(
-        read=read_rippleedits,
-        file=f"{_RIPPLEEDITS}/recent.json",
-        revision=_RIPPLEEDITS_COMMIT,
-        sha256="bc71807ea72280e2587bd1974fc79ae7e23aa24b1d5887bcdced40d448910547",
-    ),
     "knowedit_counterfact": Source(
         read=read_knowedit,
         file="benchmark/wiki_counterfact/test_cf.json",
         repo=_KNOWEDIT,
         revision=_KNOWEDIT_COMMIT,
         sha256="efc01ba398dfe04975939f729aab45523addb3c6b3cf41d7429ba5de1d45225b",
-    ),
-    "knowedit_recent": Source(
-        read=read_knowedit,
-        file="benchmark/wiki_recent/recent_test.json",
-        repo=_KNOWEDIT,
-        revision=_KNOWEDIT_COMMIT,
-        sha256="e5c4ce6de1e8e2d10d892164ad6f4cbd28c976ed509e29e78ae853b01de1797b",
     ),
     "knowedit_zsre": Source(
         read=read_knowedit,
