@@ -22,7 +22,7 @@ from mega_pl.edits.prediction import predict
 from mega_pl.errors import MegaValueError
 from mega_pl.fitting import EditFitter, FitConfig, FittedEdit, MapConfig, PromptConfig, RefineConfig, settings
 from mega_pl.fitting.checkpoint import fit_state, restore_fit
-from mega_pl.protocols import Protocol, ProtocolName, Score, get_protocol
+from mega_pl.protocols import PROTOCOLS, Protocol, Score, get_protocol
 from mega_pl.protocols.sake import Mode, ask, routing
 
 torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, PromptConfig])
@@ -55,7 +55,7 @@ class MegaModule(L.LightningModule):
         tokens_per_batch: The most tokens of a forward pass while fitting; by default what the device bears.
         max_new_tokens: The most tokens of an answer in prediction.
         seed: Seed of everything random, written beside the results.
-        protocols: Who judges in validation; by default `sake`. Under another protocol the bank's own router routes.
+        protocols: Who judges in validation; `sake` by default. Under another protocol the bank's own router routes.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class MegaModule(L.LightningModule):
         tokens_per_batch: int | None = None,
         max_new_tokens: int = 20,
         seed: int = 0,
-        protocols: list[ProtocolName] | None = None,
+        protocols: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -320,6 +320,11 @@ class MegaModule(L.LightningModule):
         self.bank = self.fitter.finished
         if here != self.folder and self.global_rank == 0:  # what lies elsewhere is kept here, too
             self.unsaved = list(self.fitter.fitted.values())
+
+
+MegaModule.__doc__ = str(MegaModule.__doc__).replace(
+    "Who judges in validation;", f"Who judges in validation: some of {', '.join(PROTOCOLS)};"
+)  # for --help
 
 
 def _gathered(items: Sequence[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ from mega_pl.editors import Editor
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
 from mega_pl.fitting import versions
-from mega_pl.protocols import PROTOCOLS, ProtocolName, format_value, get_protocol
+from mega_pl.protocols import PROTOCOLS, format_value, get_protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def compare(
     data: dict[str, EditDataModule],
     editors: dict[str, Editor],
     folder: str,
-    protocols: Sequence[ProtocolName] = ("sake",),
+    protocols: Sequence[str] = ("sake",),
     modes: Sequence[Mode] = ("single", "together"),
     dry_run: bool = False,
 ) -> None:
@@ -66,7 +66,7 @@ def compare(
         dry_run: Only check config, data and tokenizers and tell the memory, without weights; also ``--dry-run``.
 
     Raises:
-        ValueError: If two backbones have one name.
+        ValueError: If two backbones have one name, or there is no such protocol.
     """
     out = Path(folder)
     names = [model_name(config.model_name_or_path) for config in backbones]
@@ -99,6 +99,9 @@ def compare(
     draw(heads).savefig(out / "figures" / "comparison.png", dpi=150)
     shown_heads = "\n".join(map(markdown, heads))
     print(f"\n{shown_heads}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/comparison.png")
+
+
+compare.__doc__ = str(compare.__doc__).replace("Who judges.", f"Who judges: {', '.join(PROTOCOLS)}.")  # for --help
 
 
 @dataclass(frozen=True)

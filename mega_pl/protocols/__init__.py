@@ -5,7 +5,7 @@ Every module here that has a `PROTOCOL` is one, by the module's name; a new prot
 
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from mega_pl.errors import MegaValueError
 from mega_pl.protocols.base import Protocol
@@ -21,11 +21,6 @@ def discover() -> dict[str, Protocol[Any, Any, Any]]:
 
 PROTOCOLS = discover()
 """The protocols by name."""
-
-if TYPE_CHECKING:
-    ProtocolName = str
-else:
-    ProtocolName = Literal[tuple(PROTOCOLS)]  # so that the command line offers their names, and refuses others
 
 
 def get_protocol(name: str) -> Protocol[Any, Any, Any]:
@@ -46,7 +41,6 @@ __all__ = [
     "Mean",
     "Measure",
     "Protocol",
-    "ProtocolName",
     "Score",
     "discover",
     "format_value",

@@ -237,7 +237,8 @@ class Combined(Measure):
         batch.reset()
         batch.update(rows)
         self.update(rows)
-        return batch.compute()
+        value: Tensor = batch.compute()
+        return value
 
     def reset(self) -> None:
         """Forget all rows."""

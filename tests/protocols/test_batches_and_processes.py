@@ -40,7 +40,7 @@ ROWS: dict[str, Callable[[int], list[Any]]] = {
     "context": context_rows,
     "crosslingual": test_crosslingual.random_rows,
     "easyedit": test_easyedit_protocol.random_rows,
-    "generation": partial(test_generation_protocol.random_rows, edits=67),
+    "generation": partial(test_generation_protocol.random_rows, edits=90),
     "linearity": test_linearity.random_rows,
     "mediated": test_mediated.random_rows,
     "rippleedits": test_ripple_protocol.random_rows,

@@ -24,7 +24,7 @@ from mega_pl.protocols.confidence import (
     objects_by_relation,
 )
 
-FAMILIES = ("prefix", "surface", "paraphrase")
+FAMILIES: tuple[ConfidenceKind, ...] = ("prefix", "surface", "paraphrase")
 KINDS: list[ConfidenceKind] = ["plain", "prefix", "prefix", "surface", "surface", "paraphrase"]
 
 

@@ -97,7 +97,7 @@ def random_rows(seed: int, edits: int = 30) -> list[EvalRow[CrosslingualTest, Cr
 
     return [
         EvalRow(
-            CrosslingualTest(edit_id=str(edit), kind="question", language=language, prompt="p", new="n", true="t"),  # type: ignore[arg-type]
+            CrosslingualTest(edit_id=str(edit), kind="question", language=language, prompt="p", new="n", true="t"),
             answer(),
             answer(),
         )
@@ -122,4 +122,4 @@ def test_scores_are_the_slow_ones(seed):
                     sums["consistency"].append(spoken.get(row.edited.text) == language)
         for name, values in sums.items():
             score = scores[f"{language}_{name}"]
-            assert (score.value, score.n) == (pytest.approx(sum(values) / len(values)), len(values)), name
+            assert (score.value, score.n) == pytest.approx((sum(values) / len(values), len(values))), name

@@ -248,7 +248,7 @@ def test_scores_are_the_slow_ones(seed):
     assert scores["correlation"].value == pytest.approx(slow_spearman(linear, success))
     assert scores["correlation"].bare == pytest.approx(slow_spearman(linear, before))
     hits = [row.edited.prediction.strip() in ("Rome", "R") for row in rows]
-    assert (scores["success"].value, scores["success"].n) == (pytest.approx(sum(hits) / len(hits)), len(rows))
+    assert (scores["success"].value, scores["success"].n) == pytest.approx((sum(hits) / len(hits), len(rows)))
     swapped = PROTOCOL.score([replace(row, edited=row.bare, bare=row.edited) for row in rows])
     assert swapped["correlation"].value != scores["correlation"].value
     assert swapped["success"].value != scores["success"].value

@@ -15,6 +15,7 @@ from mega_pl.protocols.mediated import (
     DESCRIPTIONS,
     PROTOCOL,
     RENAMINGS,
+    MediatedKind,
     MediatedTest,
     ask_mediated,
     described,
@@ -146,7 +147,7 @@ def test_planted_mistakes_are_seen():
         assert moved[kind].value != right[kind]
 
 
-KINDS = ("description", "renaming", "description_other", "renaming_other", "aside")
+KINDS: tuple[MediatedKind, ...] = ("description", "renaming", "description_other", "renaming_other", "aside")
 
 
 def random_rows(seed: int, edits: int = 40) -> list[EvalRow[MediatedTest, NextToken]]:
@@ -163,7 +164,7 @@ def random_rows(seed: int, edits: int = 40) -> list[EvalRow[MediatedTest, NextTo
                 prompt="p",
                 new=("Rome", "Urbs"),
                 true="Paris",
-            ),  # type: ignore[arg-type]
+            ),
             answer(),
             answer(),
         )
@@ -174,19 +175,20 @@ def random_rows(seed: int, edits: int = 40) -> list[EvalRow[MediatedTest, NextTo
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_are_the_slow_ones(seed):
     rows = random_rows(seed)
-    scores, sums = PROTOCOL.score(rows), {}
+    scores = PROTOCOL.score(rows)
+    sums: dict[str, list[float]] = {}
     for row in rows:
         kind, said, was = row.test.kind, row.edited.prediction.strip(), row.bare.prediction.strip()
         if kind in ("description", "renaming"):
-            columns, value = [kind], float(said in ("Rome", "Ro"))
-            columns += [f"{kind}_followed"] if was in ("Paris", "P") else []
+            value = float(said in ("Rome", "Ro"))
+            if was in ("Paris", "P"):
+                sums.setdefault(f"{kind}_followed", []).append(value)
         else:
-            columns, value = [kind], float(said == was)
-        for column in columns:
-            sums.setdefault(column, []).append(value)
+            value = float(said == was)
+        sums.setdefault(kind, []).append(value)
     assert set(scores) == set(sums)
     for name, values in sums.items():
-        assert (scores[name].value, scores[name].n) == (pytest.approx(sum(values) / len(values)), len(values)), name
+        assert (scores[name].value, scores[name].n) == pytest.approx((sum(values) / len(values), len(values))), name
 
 
 def test_the_measure_tells_an_edit_that_follows_the_context(lab_backbone):

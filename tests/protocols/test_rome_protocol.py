@@ -211,6 +211,6 @@ def test_what_is_not_asked_is_not_available():
 def test_a_tie_succeeds_nowhere():
     tie = RomeAnswer(new=(-1.0, -3.0), true=(-2.0,))
     for kind in ("rewrite", "paraphrase", "neighborhood", "attribute"):
-        test = RomeTest(edit_id="a", kind=kind, prompt="p", new="n", true="t", index=0)  # type: ignore[arg-type]
+        test = RomeTest(edit_id="a", kind=kind, prompt="p", new="n", true="t", index=0)
         assert not success(test, tie)
         assert magnitude(test, tie) == 0

@@ -127,7 +127,7 @@ def test_specificity_on_hand_made_cases():
     names = ("bare_new", "bare_true", "new_probability", "true_probability")
     rows = [row("spec", str(i), **dict(zip(names, values, strict=True))) for i, values in enumerate(columns)]
     score = PROTOCOL.score(rows)["spec"]
-    assert (score.value, score.n, score.bare) == (pytest.approx(1 / 3), 3, pytest.approx(2 / 3))
+    assert (score.value, score.n, score.bare) == pytest.approx((1 / 3, 3, 2 / 3))
     swapped = PROTOCOL.score([replace(r, new_probability=r.bare_new, true_probability=r.bare_true) for r in rows])
     assert swapped["spec"].value == pytest.approx(2 / 3)
 
