@@ -92,8 +92,8 @@ def relation_linearity(
         else:
             slopes = torch.stack([jacobian(backbone, request, middle) for request in unique])
             guess = left_out_jacobian(states.subject, states.object, slopes, scale=scale)
-        linear = _spoken(backbone, guess) == states.said
-        constant = _spoken(backbone, left_out_mean(states.object)) == states.said
+        linear = _spoken(backbone, guess) == states.predicted
+        constant = _spoken(backbone, left_out_mean(states.object)) == states.predicted
         judged = {
             request.filled: Faithfulness(linear=a, constant=b)
             for request, a, b in zip(unique, linear.tolist(), constant.tolist(), strict=True)
@@ -163,19 +163,19 @@ class _States:
 
     subject: Tensor
     object: Tensor
-    said: Tensor
+    predicted: Tensor
 
 
 def _states(backbone: Backbone, requests: Sequence[EditRequest], layer: int) -> _States:
     subjects, objects = torch.zeros(2, len(requests), backbone.width)
-    said = torch.zeros(len(requests), dtype=torch.long)
+    predicted = torch.zeros(len(requests), dtype=torch.long)
     middle, last = Site(layer, "resid_post"), Site(backbone.n_layers - 1, "resid_post")
     for batch in batches(token_counts(backbone, [request.filled for request in requests])):
         encoded, positions = _encode(backbone, [requests[i] for i in batch])
         with record(backbone.model, [middle], positions) as seen, record(backbone.model, [last], encoded.last) as ends:
-            said[batch] = backbone.last_logits(encoded).argmax(-1).cpu()
+            predicted[batch] = backbone.last_logits(encoded).argmax(-1).cpu()
         subjects[batch], objects[batch] = seen[middle].float().cpu(), ends[last].float().cpu()
-    return _States(subjects, objects, said)
+    return _States(subjects, objects, predicted)
 
 
 def _encode(backbone: Backbone, requests: Sequence[EditRequest]) -> tuple[Encoded, Tensor]:

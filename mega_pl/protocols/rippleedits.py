@@ -88,8 +88,8 @@ def ask_ripple_bare(
     queries = _written(backbone, BARE, [test.queries for test in tests], new_tokens)
     conditions = _written(backbone, BARE, [test.conditions for test in tests], new_tokens)
     return [
-        RippleAnswer(texts=_texts(said), conditions=_texts(known), fired=tuple(answer.fired for answer in said))
-        for said, known in zip(queries, conditions, strict=True)
+        RippleAnswer(texts=_texts(texts), conditions=_texts(known), fired=tuple(text.fired for text in texts))
+        for texts, known in zip(queries, conditions, strict=True)
     ]
 
 
@@ -111,7 +111,7 @@ def ask_ripple(
         ValueError: If a text is too long for the model.
     """
     written = _written(backbone, edited, [test.queries for test in tests], new_tokens)
-    return [RippleAnswer(texts=_texts(said), fired=tuple(answer.fired for answer in said)) for said in written]
+    return [RippleAnswer(texts=_texts(texts), fired=tuple(text.fired for text in texts)) for texts in written]
 
 
 def names_all(text: str, entities: Sequence[Sequence[str]]) -> bool:
