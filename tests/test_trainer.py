@@ -392,6 +392,10 @@ def test_two_processes_make_the_bank_of_one(
         for run in ("one", "two")
     ]
     assert sorted(map(str, rows[0])) == sorted(map(str, rows[1]))  # each test once, in an order of their own
+    for run in ("one", "two"):  # each metric has seen the rows of all processes
+        metrics = json.loads((tmp_path / run / "metrics.json").read_text())["metrics"]
+        counts = {name: sum(test["metric"] == name for test in rows[0]) for name in ("acc", "gen", "di", "dii")}
+        assert {name: metrics[name]["n"] for name in counts} == counts
 
 
 class Project(L.LightningModule):

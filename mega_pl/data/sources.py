@@ -1,8 +1,8 @@
 """Where published benchmarks are, fetched through `datasets` and `huggingface_hub` into their caches.
 
-Revisions and checksums are written only where they are known; checksums are those on which independent users of the files
-agree. A file without one is taken as it comes. Files of new facts, RippleEdits' and KnowEdit's Recent, are not listed:
-their records name no object to be replaced, so that reading one takes a model, which `read_rippleedits` and
+Revisions and checksums are written only where they are known; checksums are those on which independent users of the
+files agree. A file without one is taken as it comes. Files of new facts, RippleEdits' and KnowEdit's Recent, are not
+listed: their records name no object to be replaced, so that reading one takes a model, which `read_rippleedits` and
 `read_knowedit` are given in Python.
 """
 
