@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
 from mega_pl.functional.statistics import bootstrap_interval
 from mega_pl.functional.statistics import harmonic_mean as harmonic
@@ -105,6 +106,15 @@ def test_a_part_that_counts_nothing():
     assert average.n == len(rows)
     assert scored(Combined(parts, "harmonic"), rows) is NOT_AVAILABLE
     assert scored(Combined(parts, "harmonic"), [(p, "a", 0.0, 1.0) for p in range(3)]).value == 0
+
+
+def test_a_collection_may_hold_parts_and_what_combines_them():
+    rows, parts = made(6), [mean(part) for part in range(3)]
+    own: dict[str, Any] = {str(i): part for i, part in enumerate(parts)}
+    metrics = MetricCollection(own | {"all": Combined(parts, "arithmetic")}, compute_groups=False)
+    metrics.update(rows)
+    found: Any = metrics
+    assert found["all"].score().n == sum(found[name].score().n for name in own) == len(rows)  # none counted twice
 
 
 def test_what_counts_nothing_is_not_available():
