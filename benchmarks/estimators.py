@@ -13,17 +13,15 @@ import torch
 from tqdm import tqdm
 
 from mega_pl import Backbone, EditBank, Site, load
-from mega_pl.data.sake import Test, sake_tests
 from mega_pl.editors.protocol import Routed
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.edits.storage import write_text
-from mega_pl.evaluation.sake import ask_bare, ask_edited, sake_row
 from mega_pl.fitting import MapConfig, fit_maps
 from mega_pl.fitting.prompts import PromptConfig, expand, phrasings
 from mega_pl.fitting.refinement import RefineConfig, refine
 from mega_pl.functional import stack
 from mega_pl.lab.data import LabDataModule
-from mega_pl.metrics import Row, score_sake
+from mega_pl.protocols.sake import PROTOCOL, Row, Test, ask_bare, ask_edited, sake_row, sake_tests
 
 COLUMNS = ("acc", "gen", "di", "dii", "ci", "cii", "sa")
 
@@ -72,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
     lines.append("| --- |" + " --- |" * (len(COLUMNS) + 2))
     for name in tqdm(names):
         start = time.perf_counter()
-        scores = score_sake(rows_of(backbone, data, tests, *SWEEP[name]))
+        scores = PROTOCOL.score(rows_of(backbone, data, tests, *SWEEP[name]))
         values = [scores[column].value for column in COLUMNS]
         shown = " | ".join(f"{value:.3f}" for value in (*values, sum(values) / len(values)))
         lines.append(f"| {name} | {shown} | {time.perf_counter() - start:.0f} |")

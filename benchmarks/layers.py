@@ -18,13 +18,12 @@ from mega_pl import Site, load
 from mega_pl.attribution.ranking import pick_layers
 from mega_pl.attribution.selection import SelectionConfig, select
 from mega_pl.commands import attribute
-from mega_pl.compare.report import number
-from mega_pl.data.sake import sake_tests
 from mega_pl.edits.storage import write_text
 from mega_pl.fitting import MapConfig
 from mega_pl.fitting.refinement import RefineConfig
 from mega_pl.lab.data import LabDataModule
-from mega_pl.metrics import score_sake
+from mega_pl.protocols import format_value
+from mega_pl.protocols.sake import PROTOCOL, sake_tests
 
 
 def main(args: list[str] | None = None) -> None:
@@ -53,8 +52,8 @@ def main(args: list[str] | None = None) -> None:
     for name, layers in tqdm(rows.items()):
         kind = "resid_post" if name == "last site only" else config.kind or backbone.layout.default_kind
         where = [Site(layer, kind) for layer in layers]
-        found = score_sake(rows_of(backbone, judged, tests, where, MapConfig(), RefineConfig()))
-        values = " | ".join(number(found[column].value) for column in (*COLUMNS, "average"))
+        found = PROTOCOL.score(rows_of(backbone, judged, tests, where, MapConfig(), RefineConfig()))
+        values = " | ".join(format_value(found[column].value) for column in (*COLUMNS, "average"))
         low, high = found["average"].ci95
         lines.append(f"| {name} | {', '.join(map(str, layers))} | {values} | {low:.3f}–{high:.3f} |")
         tqdm.write(lines[-1])

@@ -1,6 +1,7 @@
 """What a run leaves for people: a table, a figure, and the files they are made from."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from ..compare import Block, bars, markdown
 from ..compare.report import BARE
 from ..edits.storage import write_text
-from ..evaluation import routing
 from ..fitting import versions
-from ..metrics import Score
 from ..module import MegaModule
+from ..protocols import Score
+from ..protocols.sake import Row, routing
 
 NAMES = {
     "acc": "Acc", "gen": "Gen", "spec": "Spec", "di": "DI", "dii": "DII",
@@ -46,14 +47,15 @@ class ResultTable(L.Callback):
         text = json.dumps(results(module), ensure_ascii=False, indent=1, allow_nan=False)
         write_text(folder / "metrics.json", text + "\n")
         rows = "".join(
-            json.dumps({"mode": mode, **asdict(row)}, ensure_ascii=False) + "\n"
-            for mode, of_mode in module.rows.items()
-            for row in of_mode
+            json.dumps({key: judge, **asdict(row)}, ensure_ascii=False) + "\n"
+            for judge, of_judge in module.rows.items()
+            for key in ["mode" if module.judges[judge].name == "sake" else "protocol"]
+            for row in of_judge
         )
         write_text(folder / "cases.jsonl", rows)
-        figure = bars(module.scores[module.modes[0]], NAMES)
+        figure = bars(next(iter(module.scores.values())), NAMES)
         figure.savefig(folder / "figures" / "scores.png", dpi=150)
-        shown = markdown(table(module))
+        shown = "\n".join(map(markdown, tables(module)))
         print(f"\n{shown}\nWritten to {folder}: metrics.json, cases.jsonl, figures/scores.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -62,14 +64,16 @@ class ResultTable(L.Callback):
 
 
 def results(module: MegaModule) -> dict[str, Any]:
-    """The content of ``metrics.json``."""
+    """The content of ``metrics.json``: the first protocol's scores, and those of others under their names."""
     bank = module.complete()
-    first = module.modes[0]
-    silent = [row for row in module.rows[first] if not row.fired]
-    same = sum(row.new_probability == row.bare_new and row.true_probability == row.bare_true for row in silent)
+    entries = {judge: {n: score.to_json() for n, score in scores.items()} for judge, scores in module.scores.items()}
+    first = next(iter(entries))
+    protocol = module.judges[first].name
+    same = [judge for judge in entries if module.judges[judge].name == protocol]
+    others = {judge: scores for judge, scores in entries.items() if judge not in same}
     return {
         "format_version": 1,
-        "protocol": "sake",
+        "protocol": protocol,
         "method": "mega",
         "backbone": module.backbone.name,
         "backbone_fingerprint": module.backbone.fingerprint,
@@ -77,22 +81,35 @@ def results(module: MegaModule) -> dict[str, Any]:
         "missed": dict(bank.missed),
         "seed": module.hparams["seed"],
         "versions": versions(),
-        "metrics": _entries(module.scores[first]),
-        "modes": {mode: _entries(scores) for mode, scores in module.scores.items() if mode != first},
-        "routing": routing(module.rows[first]),
-        "silent_prompts": {"n": len(silent), "unchanged": same},
+        "metrics": entries[first],
+        "modes": {judge: entries[judge] for judge in same if judge != first},
+        **({"protocols": others} if others else {}),
+        **(_routing(module.rows[first]) if protocol == "sake" else {}),
         "settings": module.settings(),
         "sites": [str(site) for site in module.sites],
     }
 
 
-def table(module: MegaModule) -> Block:
-    """The scores, a row a mode, after the bare model's on the same tests."""
-    first = module.scores[module.modes[0]]
-    rows: dict[str, tuple[float, ...]] = {BARE: tuple(first[name].bare for name in NAMES)}
-    rows |= {mode: tuple(scores[name].value for name in NAMES) for mode, scores in module.scores.items()}
-    return Block(module.backbone.name, tuple(NAMES.values()), rows, tuple(first[name].n for name in NAMES))
+def _routing(rows: Sequence[Row]) -> dict[str, Any]:
+    """How prompts were routed, and whether those that got no edit kept their probabilities to the bit."""
+    silent = [row for row in rows if not row.fired]
+    same = sum(row.new_probability == row.bare_new and row.true_probability == row.bare_true for row in silent)
+    return {"routing": routing(rows), "silent_prompts": {"n": len(silent), "unchanged": same}}
 
 
-def _entries(scores: dict[str, Score]) -> dict[str, Any]:
-    return {name: score.to_json() for name, score in scores.items()}
+def tables(module: MegaModule) -> list[Block]:
+    """The scores, a table a protocol: a row a mode, after the bare model's on the same tests."""
+    groups: dict[str, list[str]] = {}
+    for judge in module.scores:
+        groups.setdefault(module.judges[judge].name, []).append(judge)
+    return [
+        _table(f"{module.backbone.name}, {name}", {judge: module.scores[judge] for judge in judges})
+        for name, judges in groups.items()
+    ]
+
+
+def _table(title: str, scores: dict[str, dict[str, Score]]) -> Block:
+    first = next(iter(scores.values()))
+    rows = {BARE: tuple(score.bare for score in first.values())}
+    rows |= {judge: tuple(of_judge[name].value for name in first) for judge, of_judge in scores.items()}
+    return Block(title, tuple(NAMES.get(name, name) for name in first), rows, tuple(s.n for s in first.values()))

@@ -1,6 +1,6 @@
 """Fitting edits as a Lightning fit: a frozen backbone, edits as training batches, tests as validation batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -12,20 +12,22 @@ import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from torchmetrics import MetricCollection
 
 from mega_pl.backbone import Backbone, Site, load
 from mega_pl.backbone.backbone import Dtype
-from mega_pl.data.sake import Test
-from mega_pl.edits import EditBank, EditRequest, RouterConfig
+from mega_pl.editors.protocol import Routed
+from mega_pl.edits import EditBank, EditCase, EditRequest, RouterConfig
+from mega_pl.edits.prediction import predict
 from mega_pl.errors import MegaValueError
-from mega_pl.evaluation import Mode, ask, predict, routing
 from mega_pl.fitting import EditFitter, FitConfig, FittedEdit, MapConfig, PromptConfig, RefineConfig, settings
 from mega_pl.fitting.checkpoint import fit_state, restore_fit
-from mega_pl.metrics import Row, Score, score_sake
+from mega_pl.protocols import PROTOCOLS, Protocol, Score, get_protocol
+from mega_pl.protocols.sake import Mode, ask, routing
 
 torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, PromptConfig])
 
-Batch = TypeVar("Batch", list[EditRequest], list[Test], list[str])
+Batch = TypeVar("Batch", list[EditRequest], list[EditCase], list[str])
 
 
 class MegaModule(L.LightningModule):
@@ -33,8 +35,8 @@ class MegaModule(L.LightningModule):
 
     A training batch is a list of `EditRequest`; its maps are solved in closed form and the weights never change. One
     epoch fits all, however many the Trainer would run. When all are fitted the router is, and the bank is complete. A
-    validation batch is a list of `Test`, asked of the bare and of the edited model, while the fit goes on of the edits
-    that it has fitted; a prediction batch is a list of texts, which both write on after.
+    validation batch is a list of `EditCase`, about which protocols ask the bare and the edited model, during the fit
+    about the edits that it has fitted; a prediction batch is a list of texts, which both write on after.
 
     A second fit, or one that goes on from a checkpoint, keeps what was fitted, fits what is new, and fits again what
     has another request under its id; other sites, settings or another backbone are refused.
@@ -49,10 +51,11 @@ class MegaModule(L.LightningModule):
         refine: How a gradient then refines them; by default not at all.
         router: How prompts find their edit.
         prompts: How prompts are multiplied.
-        modes: Who routes in validation: the bank's own router, and others for comparison.
+        modes: Who routes in validation under `sake`: the bank's own router, and others for comparison.
         tokens_per_batch: The most tokens of a forward pass while fitting; by default what the device bears.
         max_new_tokens: The most tokens of an answer in prediction.
         seed: Seed of everything random, written beside the results.
+        protocols: Who judges in validation; `sake` by default. Under another protocol the bank's own router routes.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class MegaModule(L.LightningModule):
         tokens_per_batch: int | None = None,
         max_new_tokens: int = 20,
         seed: int = 0,
+        protocols: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -85,12 +89,15 @@ class MegaModule(L.LightningModule):
             seed=seed,
         )
         self.modes: list[Mode] = modes or ["own"]
+        self.protocols = [get_protocol(name) for name in protocols or ["sake"]]
         self.bank: EditBank | None = None
         self.folder: Path | None = None
         self.unsaved: list[FittedEdit] = []
         self.saved: EditBank | None = None
-        self.rows: dict[Mode, list[Row]] = {}
-        self.scores: dict[Mode, dict[str, Score]] = {}
+        self.judges: dict[str, Protocol[Any, Any, Any]] = {}
+        self.rows: dict[str, list[Any]] = {}
+        self.scores: dict[str, dict[str, Score]] = {}
+        self.metrics: dict[str, MetricCollection] = {}
         self._backbone: Backbone | None = None
         self._fitter: EditFitter | None = None
         self._seen: set[str] = set()
@@ -218,8 +225,8 @@ class MegaModule(L.LightningModule):
         """Seed, versions and hyper-parameters of the fit, ready for JSON."""
         return settings(self.backbone, self.config)
 
-    def validation_step(self, batch: list[Test], batch_idx: int) -> None:
-        """Ask some tests of the bare and of the edited model; during a fit those of the edits that it has fitted.
+    def validation_step(self, batch: list[EditCase], batch_idx: int) -> None:
+        """Judge some edits; during a fit those that it has fitted.
 
         Raises:
             ValueError: If an oracle is to route tests of edits that the bank lacks.
@@ -227,32 +234,60 @@ class MegaModule(L.LightningModule):
         if self.bank is None:
             return  # a sanity check before the fit
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        tests = [test for test in batch if test.edit_id in self.bank.ids] if fitting else batch
-        lacking = {test.edit_id for test in tests} - set(self.bank.ids) if "oracle" in self.modes else set()
+        cases = [case for case in batch if case.request.edit_id in self.bank.ids] if fitting else batch
+        lacking = {case.request.edit_id for case in cases} - set(self.bank.ids) if "oracle" in self.judges else set()
         if lacking:
             raise MegaValueError(
                 "tests must be of edits that the bank holds where `modes` have an oracle, but it lacks "
                 f"{min(lacking)!r}; fit it, or leave the oracle out."
             )
-        for mode, rows in ask(self.backbone, self.bank, tests, self.modes).items() if tests else ():
-            self.rows.setdefault(mode, []).extend(rows)
+        for judge, rows in self._judged(self.bank, cases) if cases else ():
+            self.rows[judge] += rows
+            self.metrics[judge].update(rows)
+
+    def _judged(self, bank: EditBank, cases: Sequence[EditCase]) -> Iterator[tuple[str, list[Any]]]:
+        """The rows of some cases: under `sake` by mode, under other protocols by their names."""
+        for protocol in dict.fromkeys(self.judges.values()):
+            if protocol.name == "sake":
+                yield from ask(self.backbone, bank, protocol.all_tests(cases), self.modes).items()
+            else:
+                bare = protocol.bare(self.backbone, cases)
+                with bank.apply(self.backbone) as use:
+                    rows = protocol.rows(self.backbone, Routed(use), cases, bare)
+                yield protocol.name, rows
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the rows of an earlier validation."""
-        self.rows = {}
+        """Forget the rows of an earlier validation, and tell the protocols what will be judged."""
+        self.judges = {}
+        if self.bank is None:
+            return  # a sanity check before the fit
+        for protocol in self.protocols:
+            prepared = protocol.prepare(self.backbone, self._cases())
+            self.judges |= dict.fromkeys(self.modes if protocol.name == "sake" else (protocol.name,), prepared)
+        self.rows = {judge: [] for judge in self.judges}
+        self.metrics = {judge: protocol.metrics().to(self.device) for judge, protocol in self.judges.items()}
+
+    def _cases(self) -> list[EditCase]:
+        """All cases that will be judged."""
+        testing = self.trainer.state.fn == TrainerFn.TESTING
+        loader = self.trainer.test_dataloaders if testing else self.trainer.val_dataloaders
+        cases = getattr(loader, "dataset", None)
+        return [case for case in cases if isinstance(case, EditCase)] if isinstance(cases, Sequence) else []
 
     def on_validation_epoch_end(self) -> None:
         """Score the rows of all processes and log the scores; those of a trial or a sanity check are too few for it."""
         if self._on_trial or self.trainer.sanity_checking:
             return
-        found = {mode: _gathered(self.rows.get(mode, [])) for mode in self.modes}  # a process may have had no test
-        self.rows = {mode: rows for mode, rows in found.items() if rows}
-        self.scores = {mode: score_sake(rows, seed=self.config.seed) for mode, rows in self.rows.items()}
-        for mode, scores in self.scores.items() if not self.trainer.barebones else ():
-            prefix = "val" if mode == "own" else f"val_{mode}"
+        found = {judge: _gathered(rows) for judge, rows in self.rows.items()}  # a process may have had no test
+        self.rows = {judge: rows for judge, rows in found.items() if rows}
+        self.scores = {
+            judge: self.judges[judge].scores(self.metrics[judge], seed=self.config.seed) for judge in self.rows
+        }
+        for judge, scores in self.scores.items() if not self.trainer.barebones else ():
+            prefix = "val" if judge == "own" else f"val_{judge}"
             values = {f"{prefix}/{name}": score.value for name, score in scores.items() if score.n}
             self.log_dict(values, rank_zero_only=True)
-            for name, row in routing(self.rows[mode]).items() if mode == "own" else ():
+            for name, row in routing(self.rows[judge]).items() if judge == "own" else ():
                 self.log(f"routing/{name}", row["right"], rank_zero_only=True)
 
     def predict_step(self, batch: list[str], batch_idx: int) -> list[dict[str, Any]]:
@@ -285,6 +320,11 @@ class MegaModule(L.LightningModule):
         self.bank = self.fitter.finished
         if here != self.folder and self.global_rank == 0:  # what lies elsewhere is kept here, too
             self.unsaved = list(self.fitter.fitted.values())
+
+
+MegaModule.__doc__ = str(MegaModule.__doc__).replace(
+    "Who judges in validation;", f"Who judges in validation: some of {', '.join(PROTOCOLS)};"
+)  # for --help
 
 
 def _gathered(items: Sequence[Any]) -> list[Any]:

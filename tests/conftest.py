@@ -165,6 +165,16 @@ def shared_tokenizers() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real benchmark records, which is not part of the package."""
+    shared = Path(os.environ.get("MEGA_PL_SHARED", Path(__file__).parents[2] / "shared"))
+    folder = shared / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real records in {folder}; set MEGA_PL_SHARED to the folder that holds them")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`roomy_folder(model_type)` is as `tiny_folder`, for a model that reads prompts of a whole fit; made once."""
     root = tmp_path_factory.mktemp("models")

@@ -15,9 +15,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mega_pl.callbacks import BankCheckpoint, ResultTable
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.sake import sake_tests
 from mega_pl.fitting.prompts import PromptConfig
 from mega_pl.module import MegaModule
+from mega_pl.protocols.sake import sake_tests
 
 Folder = Callable[[str], Path]
 KEYS = ["acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa", "average"]
@@ -26,10 +26,17 @@ KEYS = ["acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa", "average"]
 class Ran:
     """A finished fit, its data and the folder that it left."""
 
-    def __init__(self, folder: Path, model: Path, edits: Path, *callbacks: L.Callback, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, model: Path, edits: Path, *callbacks: L.Callback, protocols: Any = None, **options: Any
+    ) -> None:
         self.folder = folder
         self.module = MegaModule(
-            str(model), sites=["resid_mid.3"], prompts=PromptConfig(prefixes=1), modes=["own", "always"], seed=3
+            str(model),
+            sites=["resid_mid.3"],
+            prompts=PromptConfig(prefixes=1),
+            modes=["own", "always"],
+            seed=3,
+            protocols=protocols,
         )
         self.data = EditDataModule(edits=str(edits), edits_per_batch=2)
         self.trainer = L.Trainer(
@@ -70,6 +77,20 @@ def test_result_table_writes_its_files_and_no_others(
     assert len(image) > 5000
     printed = capsys.readouterr().out
     for row in (" | Acc | Gen | Spec |", "| own |", "| always |", "| bare model |", "| tests | 4 |"):
+        assert row in printed
+
+
+def test_other_protocols_have_tables_of_their_own(ran: Callable[..., Ran], capsys: pytest.CaptureFixture[str]) -> None:
+    done = ran(ResultTable(), protocols=["rome", "sake"])
+    metrics = json.loads((done.folder / "metrics.json").read_text())
+    assert (metrics["protocol"], metrics["modes"]) == ("rome", {})
+    assert metrics["metrics"]["efficacy_score"]["n"] == 4
+    assert list(metrics["protocols"]) == ["own", "always"]
+    assert "routing" not in metrics
+    rows = [json.loads(line) for line in (done.folder / "cases.jsonl").read_text().splitlines()]
+    assert {row.get("protocol") or row["mode"] for row in rows} == {"rome", "own", "always"}
+    printed = capsys.readouterr().out
+    for row in (", rome | efficacy_score | ", "| rome |", ", sake | Acc | Gen |", "| always |"):
         assert row in printed
 
 

@@ -15,6 +15,7 @@ from jsonargparse import auto_parser
 from mega_pl.cli import VERBS, main
 from mega_pl.commands import dry_run
 from mega_pl.edits import EditBank
+from mega_pl.protocols import PROTOCOLS
 
 EVERY_CONFIG = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 CONFIGS = [path for path in EVERY_CONFIG if path.stem.split("_")[0] not in VERBS]
@@ -180,6 +181,20 @@ def test_what_is_said_on_the_line_holds_wherever_its_config_stands(
     assert "  max_epochs: 7\n" in told["fit"]
     assert f"    edits: {edits_file}\n" in told["fit"]
     assert "folder: mine\n" in told["compare"]
+
+
+def test_protocols_are_offered_by_their_names_and_others_refused(
+    roomy_folder: Folder, edits_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = comparison(tmp_path, roomy_folder("llama"), edits_file, "Sake", "protocols: [sake, roem]")
+    wanted = f"a protocol must be one of {', '.join(PROTOCOLS)}, but got 'roem'."
+    assert refused(capsys, ["compare", "--config", str(config)]) == f"error: {wanted}"
+    fit = [*options(roomy_folder("gpt2"), edits_file), "--model.protocols", "[roem]"]
+    assert refused(capsys, ["fit", *fit]) == f"error: {wanted}"
+    for verb in ("compare", "fit"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        assert ", ".join(PROTOCOLS) in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_linearity_of_relations_is_compared(

@@ -17,15 +17,16 @@ from torch.utils.data import DataLoader
 from mega_pl.backbone import Backbone, Site
 from mega_pl.callbacks import BankCheckpoint
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.sake import sake_tests
+from mega_pl.editors.protocol import Routed
 from mega_pl.edits import EditBank, RouterConfig
+from mega_pl.edits.prediction import predict
 from mega_pl.edits.storage import bank_config, bank_tensors
-from mega_pl.evaluation import predict
 from mega_pl.fitting import MapConfig
 from mega_pl.fitting.prompts import PromptConfig
 from mega_pl.fitting.shards import read_shards
-from mega_pl.metrics import score_sake
 from mega_pl.module import MegaModule
+from mega_pl.protocols import PROTOCOLS
+from mega_pl.protocols.sake import sake_tests
 
 Folder = Callable[[str], Path]
 
@@ -56,7 +57,7 @@ def data(edits_file: Path) -> Callable[..., EditDataModule]:
     """`data(**options)` are the four edits, two in a batch."""
 
     def make(**options: Any) -> EditDataModule:
-        return EditDataModule(edits=str(edits_file), **{"edits_per_batch": 2, "tests_per_batch": 8} | options)
+        return EditDataModule(edits=str(edits_file), **{"edits_per_batch": 2} | options)
 
     return make
 
@@ -186,7 +187,7 @@ def test_a_loaded_bank_is_tested_without_a_fit(
 def test_validation_rows_reconcile(
     module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
 ) -> None:
-    fitted, edits = module(modes=["own", "oracle", "subject", "relation", "always"]), data(tests_per_batch=3)
+    fitted, edits = module(modes=["own", "oracle", "subject", "relation", "always"]), data(edits_per_batch=1)
     run = trainer(tmp_path)
     run.fit(fitted, datamodule=edits)
     asked = [test for case in edits.cases for test in sake_tests(case)]
@@ -206,13 +207,66 @@ def test_validation_rows_reconcile(
     assert all(row.fired in ("", row.test.edit_id) for row in fitted.rows["oracle"])
     for mode, rows in fitted.rows.items():
         prefix = "val" if mode == "own" else f"val_{mode}"
-        for name, score in score_sake(rows).items():
+        for name, score in PROTOCOLS["sake"].score(rows).items():
             if score.n:
                 assert float(run.logged_metrics[f"{prefix}/{name}"]) == pytest.approx(score.value)
             else:
                 assert math.isnan(score.value)
                 assert f"{prefix}/{name}" not in run.logged_metrics
     assert fitted.scores["own"]["acc"].n == len(edits.cases)
+
+
+def test_any_protocol_judges_in_validation(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    names = ["rome", "sake", "confidence", "crosslingual", "context"]
+    fitted, edits = module(protocols=names, modes=["own", "oracle"]), data(edits_per_batch=3)
+    run = trainer(tmp_path)
+    run.fit(fitted, datamodule=edits)
+    judges = ["rome", "own", "oracle", "confidence", "context"]
+    assert list(fitted.rows) == list(fitted.scores) == judges  # nothing is translated
+    assert fitted.bank is not None
+    for judge in judges:
+        name = "sake" if judge in ("own", "oracle") else judge
+        protocol = PROTOCOLS[name].prepare(fitted.backbone, edits.cases)
+        assert [row.test for row in fitted.rows[judge]] == protocol.all_tests(edits.cases)
+        prefix = "val" if judge == "own" else f"val_{judge}"
+        wanted = protocol.score(fitted.rows[judge])
+        assert fitted.scores[judge] == wanted
+        for column, score in wanted.items():
+            assert (f"{prefix}/{column}" in run.logged_metrics) == bool(score.n)
+            if score.n:
+                assert float(run.logged_metrics[f"{prefix}/{column}"]) == pytest.approx(score.value)
+    with fitted.bank.apply(fitted.backbone) as use:
+        bare = PROTOCOLS["rome"].bare(fitted.backbone, edits.cases)
+        rows = PROTOCOLS["rome"].rows(fitted.backbone, Routed(use), edits.cases, bare)
+    for row, other in zip(fitted.rows["rome"], rows, strict=True):
+        assert (row.test, row.edited.fired) == (other.test, other.edited.fired)
+        assert row.edited.new == pytest.approx(other.edited.new, abs=1e-4)
+    objects = {test.other for test in (row.test for row in fitted.rows["confidence"])}
+    assert len(set.union(*map(set, objects))) > 3  # those of other edits, too
+
+
+def test_metrics_are_updated_batch_by_batch_and_begin_anew(
+    module: Callable[..., MegaModule], data: Callable[..., EditDataModule], tmp_path: Path
+) -> None:
+    fitted, edits = module(protocols=["sake", "generation"]), data(edits_per_batch=1)
+    run = trainer(tmp_path)
+    run.fit(fitted, datamodule=edits)
+    scores = fitted.scores
+    assert set(fitted.metrics) == {"own", "generation"}
+    assert fitted.metrics["own"].compute()["acc"] == scores["own"]["acc"].value
+    trainer(tmp_path).validate(fitted, datamodule=edits, verbose=False)
+    assert fitted.scores == scores  # and not of twice the rows
+    assert (
+        len(fitted.rows["generation"])
+        == scores["generation"]["rewrite_exact_start"].n + scores["generation"]["paraphrase_exact_start"].n
+    )
+
+
+def test_an_unknown_protocol_is_refused_before_any_work(module: Callable[..., MegaModule]) -> None:
+    with pytest.raises(ValueError, match=r"a protocol must be one of .*rippleedits, rome, sake, but got 'roem'"):
+        module(protocols=["roem"])
 
 
 def test_an_oracle_moves_every_edit_towards_its_target(

@@ -6,12 +6,10 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mega_pl.backbone import Backbone
-from mega_pl.data.sake import sake_tests
 from mega_pl.edits import EditCase, EditRequest, RouterConfig
-from mega_pl.evaluation import ask
 from mega_pl.fitting import FitConfig, fit
 from mega_pl.fitting.prompts import REPEAT, SUPPRESS, PromptConfig
-from mega_pl.metrics import score_sake
+from mega_pl.protocols.sake import PROTOCOL, ask, sake_tests
 
 CAPITALS = {"法国": "巴黎", "日本": "东京", "英国": "伦敦", "德国": "柏林", "中国": "北京", "意大利": "罗马"}
 LANDMARKS = {"铁塔": "巴黎", "皇居": "东京", "大本钟": "伦敦", "国会": "柏林", "故宫": "北京", "斗兽场": "罗马"}
@@ -93,7 +91,7 @@ def test_edits_take_and_the_bare_model_keeps_its_neighbours(backbone):
         written = backbone.generate([case.request.filled for case in CASES], max_new_tokens=12)
     assert [text.split("。")[0] for text in written] == [case.request.target_new for case in CASES]
     tests = [test for case in CASES for test in sake_tests(case)]
-    edited = score_sake(ask(backbone, bank, tests, ["oracle"])["oracle"])
+    edited = PROTOCOL.score(ask(backbone, bank, tests, ["oracle"])["oracle"])
     assert edited["acc"].value == 1
     assert edited["spec"].value == 1
     assert edited["spec"].bare == 1

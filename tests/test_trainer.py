@@ -47,7 +47,7 @@ def module(roomy_folder: Callable[[str], Path]) -> Make:
 @pytest.fixture
 def data(edits_file: Path) -> Make:
     def make(**options: Any) -> EditDataModule:
-        return EditDataModule(edits=str(edits_file), **{"edits_per_batch": 1, "tests_per_batch": 8} | options)
+        return EditDataModule(edits=str(edits_file), **{"edits_per_batch": 1} | options)
 
     return make
 
@@ -359,7 +359,7 @@ if __name__ == "__main__":
         enable_progress_bar=False, enable_model_summary=False, callbacks=[BankCheckpoint(), ResultTable()],
     )
     module = MegaModule(model, sites=["resid_mid.2", "resid_mid.3"], prompts=PromptConfig(prefixes=1))
-    run.fit(module, datamodule=EditDataModule(edits=edits, edits_per_batch=1, tests_per_batch=4))
+    run.fit(module, datamodule=EditDataModule(edits=edits, edits_per_batch=1))
 """
 
 
@@ -392,6 +392,10 @@ def test_two_processes_make_the_bank_of_one(
         for run in ("one", "two")
     ]
     assert sorted(map(str, rows[0])) == sorted(map(str, rows[1]))  # each test once, in an order of their own
+    for run in ("one", "two"):  # each metric has seen the rows of all processes
+        metrics = json.loads((tmp_path / run / "metrics.json").read_text())["metrics"]
+        counts = {name: sum(test["metric"] == name for test in rows[0]) for name in ("acc", "gen", "di", "dii")}
+        assert {name: metrics[name]["n"] for name in counts} == counts
 
 
 class Project(L.LightningModule):

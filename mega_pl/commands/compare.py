@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.backbone import Dtype
@@ -26,33 +26,10 @@ from mega_pl.compare import (
 )
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
-from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
-from mega_pl.evaluation import PROTOCOLS, Protocol
-from mega_pl.evaluation.general import bare_distributions, general
-from mega_pl.evaluation.linearity import linearity
-from mega_pl.evaluation.relations import relation_linearity
-from mega_pl.evaluation.residue import fit_probes, residue
 from mega_pl.fitting import versions
-
-ProtocolName = Literal[
-    "sake",
-    "rome",
-    "easyedit",
-    "rippleedits",
-    "generation",
-    "mediated",
-    "confidence",
-    "crosslingual",
-    "context",
-    "wild",
-    "relation_specificity",
-    "general",
-    "persistence",
-    "residue",
-    "linearity",
-]
+from mega_pl.protocols import PROTOCOLS, get_protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +58,7 @@ def compare(
     data: dict[str, EditDataModule],
     editors: dict[str, Editor],
     folder: str,
-    protocols: Sequence[ProtocolName] = ("sake",),
+    protocols: Sequence[str] = ("sake",),
     modes: Sequence[Mode] = ("single", "batch"),
     dry_run: bool = False,
 ) -> None:
@@ -102,7 +79,7 @@ def compare(
         dry_run: Only check config, data and tokenizers and tell the memory, without weights; also ``--dry-run``.
 
     Raises:
-        ValueError: If two backbones have one name.
+        ValueError: If two backbones have one name, or there is no such protocol.
     """
     out = Path(folder)
     names = [model_name(config.model_name_or_path) for config in backbones]
@@ -111,11 +88,12 @@ def compare(
             f"`backbones` must have names of their own, as tables do, but got {', '.join(names)}; compare them in two "
             "runs, or rename a folder."
         )
+    judges = [get_protocol(name) for name in protocols]
     for module in data.values():
         module.setup("fit")
     if dry_run:
         models = [(b.model_name_or_path, b.revision, b.dtype, b.device_map is not None) for b in backbones]
-        rehearse_comparison(models, data, [PROTOCOLS[name] for name in protocols if name in PROTOCOLS])
+        rehearse_comparison(models, data, judges)
         return
     found: list[tuple[Backbone, Result]] = []
     out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +103,6 @@ def compare(
         for config in backbones:
             backbone = config.load()
             for name, module in data.items():
-                judges = [_judge(protocol, backbone, module.cases) for protocol in protocols]
                 for result in compare_editors(backbone, name, module.cases, editors, judges, modes, out / "answers"):
                     lines.writelines(_lines(backbone, result))
                     found.append((backbone, replace(result, rows=())))
@@ -151,17 +128,7 @@ def compare(
     print(f"\n{shown}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/")
 
 
-def _judge(name: ProtocolName, backbone: Backbone, cases: Sequence[EditCase]) -> Protocol[Any, Any, Any]:
-    """A protocol by name; some first look at the bare model, at what it makes of the cases or of their own prompts."""
-    match name:
-        case "linearity":
-            return linearity(relation_linearity(backbone, cases))
-        case "general":
-            return general(bare_distributions(backbone))
-        case "residue":
-            return residue(fit_probes(backbone, cases))
-        case _:
-            return PROTOCOLS[name]
+compare.__doc__ = str(compare.__doc__).replace("Who judges.", f"Who judges: {', '.join(PROTOCOLS)}.")  # for --help
 
 
 def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from mega_pl.backbone.backbone import Dtype
 from mega_pl.backbone.memory import cache_bytes, device_bytes, forward_bytes, weight_bytes
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.relations import relations
-from mega_pl.data.sake import SakeMetric, sake_tests
 from mega_pl.edits import EditCase
 from mega_pl.errors import MegaValueError
-from mega_pl.evaluation import Protocol
 from mega_pl.fitting.maps import object_ids
 from mega_pl.fitting.prompts import expand
 from mega_pl.functional.text import counted
 from mega_pl.module import MegaModule
+from mega_pl.protocols import Protocol
+from mega_pl.protocols.sake import SakeMetric, sake_tests
 
 GIB = 2**30
 
@@ -88,7 +88,9 @@ def rehearse_comparison(
         ValueError: As for `rehearse_fit`.
     """
     for name, module in data.items():
-        counts = {p.name: sum(len(p.tests(case)) for case in module.cases) for p in protocols}
+        counts = {
+            p.name: len(p.all_tests(module.cases)) or ("once the model is there" if p.adapt else 0) for p in protocols
+        }
         print(f"data: {name}, {_edits(module)}; tests: {', '.join(f'{p} {n}' for p, n in counts.items())}")
     for model, revision, dtype, spread in backbones:
         outline = load_outline(model, revision=revision, dtype=dtype)

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.backbone import Dtype
+from mega_pl.data.relations import relations
 from mega_pl.edits import EditBank
+from mega_pl.edits.prediction import Prediction
+from mega_pl.edits.prediction import predict as predict_all
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
-from mega_pl.evaluation import Prediction
-from mega_pl.evaluation import predict as predict_all
 from mega_pl.functional.text import counted
 
 
@@ -139,12 +140,28 @@ def table(found: Sequence[Prediction]) -> Table:
     return rows
 
 
+def why(prediction: Prediction) -> str:
+    """The router's decision in words."""
+    route = prediction.route
+    subject = [f"subject {route.subject!r}"] if route.subject else []
+    relation = [f"relation {_labelled(route.relation)}"] if route.relation else []
+    if prediction.fired is None and not subject and not route.confidence:
+        return "no edit is near"
+    return ", ".join([*subject, *relation, f"confidence {route.confidence:.2f}"])
+
+
+def _labelled(names: str) -> str:
+    """What relations are called, where the template bank knows them."""
+    known = relations()
+    return " or ".join(known[name].label if name in known else name for name in names.split(" or "))
+
+
 def _cells(prediction: Prediction) -> tuple[Text, ...]:
     """The texts of a prediction, which are shown as they are."""
     style = "green" if prediction.edited != prediction.bare else ""
     fired = Text(prediction.fired, "bold") if prediction.fired is not None else Text("none", "dim")
     bare, edited = Text(prediction.bare.strip()), Text(prediction.edited.strip(), style)
-    return Text(prediction.prompt), bare, edited, fired, Text(prediction.why, "dim")
+    return Text(prediction.prompt), bare, edited, fired, Text(why(prediction), "dim")
 
 
 def converse(backbone: Backbone, bank: EditBank, new_tokens: int, console: Console) -> list[Prediction]:

@@ -26,9 +26,8 @@ from mega_pl.editors import Editor
 from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
-from mega_pl.evaluation import SAKE, Protocol, routing
-from mega_pl.evaluation.sake import UNTOUCHED
-from mega_pl.metrics import Row, Score
+from mega_pl.protocols import Protocol, Score
+from mega_pl.protocols.sake import UNTOUCHED, Row, routing
 
 Mode = Literal["single", "batch", "growing", "sequential"]
 """How edits are put into force: one at a time, as papers do; all at once; the first 1, 10, 100, ... at once; or each on
@@ -71,7 +70,7 @@ class Result:
     rows: Sequence[dict[str, Any]]
     seconds: float
     headline: tuple[str, ...] = ()
-    lower_is_better: tuple[str, ...] = ()
+    lower_is_better: frozenset[str] = frozenset()
     routing: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -104,6 +103,7 @@ def compare_editors(
     if not cases:
         raise MegaValueError(f"`data` must hold at least one edit, but {name!r} has none.")
     store = Answers(backbone, folder)
+    protocols = [protocol.prepare(backbone, cases) for protocol in protocols]
     works: list[Work] = [BareWork(store, protocol, tuple(cases)) for protocol in protocols]
     for mode in modes:
         for label, editor in editors.items():
@@ -116,7 +116,7 @@ def compare_editors(
                 for protocol in protocols:
                     read = [store.read(_who(label, editor, mode), protocol, file) for file in files]
                     judged = [case for file in files for case in file]
-                    tests = [test for case in judged for test in protocol.tests(case)]
+                    tests = protocol.all_tests(judged)
                     before = [answer for case in judged for answer in bare[protocol.name][case.request.edit_id]]
                     after = [answer for answers, _ in read for answer in answers]
                     rows = [protocol.row(*columns) for columns in zip(tests, before, after, strict=True)]
@@ -131,7 +131,7 @@ def compare_editors(
                         seconds=sum(seconds for _, seconds in read) / len(judged),
                         headline=protocol.headline,
                         lower_is_better=protocol.lower_is_better,
-                        routing=shares_of(rows) if protocol is SAKE and any(row.fired for row in rows) else {},
+                        routing=shares_of(rows) if protocol.name == "sake" and any(row.fired for row in rows) else {},
                     )
 
 
@@ -168,6 +168,7 @@ class Answers:
     def path(self, who: str, protocol: AnyProtocol, cases: Sequence[EditCase]) -> Path:
         """A file whose name tells one set of answers from every other."""
         key = [self.backbone.fingerprint, str(self.backbone.dtype), who, protocol.name, [asdict(c) for c in cases]]
+        key += [[asdict(test) for test in protocol.all_tests(cases)]] if protocol.adapted else []
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         return self.folder / f"{who.split()[0]}-{protocol.name}-{digest}.json"
 
@@ -249,7 +250,7 @@ class EditedWork:
             for cases, edited in states:
                 seconds += time.perf_counter() - start
                 for protocol in asked:
-                    tests = [test for case in cases for test in protocol.tests(case)]
+                    tests = protocol.all_tests(cases)
                     answers[protocol.name] += protocol.ask(self.store.backbone, edited, tests) if tests else []
                 if cases[-1] is file[-1]:
                     for protocol in asked:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mega_pl.compare.engine import Result
-from mega_pl.metrics import Score
+from mega_pl.protocols import Score, format_value
 
 BARE = "bare model"
 SECONDS = "s/edit"
@@ -80,15 +80,10 @@ def _with_seconds(block: Block, results: Sequence[Result]) -> Block:
     return Block(block.title, (*block.columns, SECONDS), rows, (*block.tests, 0), block.lower_is_better)
 
 
-def number(value: float) -> str:
-    """A value in a table: three digits, or a dash where there is none."""
-    return f"{value:.3f}" if math.isfinite(value) else "-"
-
-
 def markdown(block: Block) -> str:
     """A table in Markdown."""
     lines = [f"| {block.title} | " + " | ".join(block.columns) + " |", "| --- |" + " --- |" * len(block.columns)]
-    lines += [f"| {name} | " + " | ".join(map(number, values)) + " |" for name, values in block.rows.items()]
+    lines += [f"| {name} | " + " | ".join(map(format_value, values)) + " |" for name, values in block.rows.items()]
     lines.append("| tests | " + " | ".join(str(n or "") for n in block.tests) + " |")
     return "\n".join(lines) + "\n"
 
@@ -96,7 +91,7 @@ def markdown(block: Block) -> str:
 def latex(block: Block) -> str:
     """A table in LaTeX, for booktabs."""
     escape = str.maketrans({"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#"})
-    rows = [(name, *map(number, values)) for name, values in block.rows.items()]
+    rows = [(name, *map(format_value, values)) for name, values in block.rows.items()]
     body = "\n".join(" & ".join(cell.translate(escape) for cell in row) + r" \\" for row in rows)
     head = " & ".join(("", *(column.translate(escape) for column in block.columns)))
     return (
@@ -122,7 +117,7 @@ def heat_maps(tables: Sequence[Block]) -> Figure:
         axes.imshow(colours, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
         for y, row in enumerate(block.rows.values()):
             for x, value in enumerate(row):
-                axes.text(x, y, number(value), ha="center", va="center", fontsize=7)
+                axes.text(x, y, format_value(value), ha="center", va="center", fontsize=7)
         axes.set_xticks(range(len(block.columns)), block.columns, fontsize=7, rotation=20, ha="right")
         axes.set_yticks(range(len(block.rows)), list(block.rows), fontsize=8)
         axes.set_title(block.title, fontsize=9)

@@ -1,4 +1,4 @@
-"""Readers of edits, one file a benchmark, and the tests that a protocol makes of them."""
+"""Readers of edits, one file a benchmark, and edits as Lightning data."""
 
 from mega_pl.data.counterfact import read_counterfact
 from mega_pl.data.easyedit import add_aliases, add_portability, read_easyedit
@@ -16,14 +16,11 @@ from mega_pl.data.paraphrases import (
 from mega_pl.data.records import Cases
 from mega_pl.data.relations import Relation, implications, noun_phrases, relations
 from mega_pl.data.rippleedits import read_rippleedits
-from mega_pl.data.sake import DOUBT_TEMPLATES, Test, sake_tests
 from mega_pl.data.zsre import read_zsre
 
 __all__ = [
-    "DOUBT_TEMPLATES",
     "Cases",
     "Relation",
-    "Test",
     "add_aliases",
     "add_portability",
     "evaluation_prompts",
@@ -40,7 +37,6 @@ __all__ = [
     "read_rippleedits",
     "read_zsre",
     "relations",
-    "sake_tests",
     "with_implications",
     "with_phrasings",
     "write_example",

@@ -19,7 +19,6 @@ from mega_pl.data.multilingual import add_translations
 from mega_pl.data.paraphrases import with_implications, with_phrasings
 from mega_pl.data.records import Cases, OnBad, Reader
 from mega_pl.data.rippleedits import read_rippleedits
-from mega_pl.data.sake import Test, sake_tests
 from mega_pl.data.sources import SOURCES, fetch
 from mega_pl.data.zsre import read_zsre
 from mega_pl.edits.checks import check_type
@@ -57,7 +56,7 @@ class DealtBatches(Generic[Item]):
 
 
 class EditDataModule(L.LightningDataModule):
-    """Edits from files, and the tests of the protocol `sake` that their records hold.
+    """Edits from files, with what protocols ask about them.
 
     Several files may speak of the same edits, such as CounterFact's prompts and RippleEdits' probes: cases are
     joined by edit id.
@@ -71,8 +70,7 @@ class EditDataModule(L.LightningDataModule):
         knowedit: A file in KnowEdit's schema.
         edits: A file of your own edits, one JSON object a line with the fields of `EditRequest`.
         limit: The most edits to take, from the front or after those skipped.
-        edits_per_batch: Edits that are fitted together.
-        tests_per_batch: Prompts that are evaluated together.
+        edits_per_batch: Edits that are fitted, or judged, together.
         on_bad: Whether a malformed record ends the run, or is left out and counted.
         easyedit: A file of CounterFact in EasyEdit's schema.
         zsre: A file of zsRE in MEND's schema.
@@ -98,7 +96,6 @@ class EditDataModule(L.LightningDataModule):
         edits: str | None = None,
         limit: int | None = None,
         edits_per_batch: int = 8,
-        tests_per_batch: int = 128,
         on_bad: OnBad = "raise",
         easyedit: str | None = None,
         zsre: str | None = None,
@@ -116,8 +113,7 @@ class EditDataModule(L.LightningDataModule):
         check_type("`skip`", skip, int)
         if skip < 0:
             raise MegaValueError(f"`skip` must be at least 0, but got {skip}.")
-        sizes = {"edits_per_batch": edits_per_batch, "tests_per_batch": tests_per_batch}
-        for name, value in sizes.items() if limit is None else {**sizes, "limit": limit}.items():
+        for name, value in {"edits_per_batch": edits_per_batch, "limit": 1 if limit is None else limit}.items():
             check_type(f"`{name}`", value, int)
             if value < 1:
                 raise MegaValueError(f"`{name}` must be at least 1, but got {value}.")
@@ -142,7 +138,7 @@ class EditDataModule(L.LightningDataModule):
         self.relation_phrasings, self.relation_implications = relation_phrasings, relation_implications
         self.refusals: list[str] = []
         self.skip = skip
-        self.limit, self.edits_per_batch, self.tests_per_batch = limit, edits_per_batch, tests_per_batch
+        self.limit, self.edits_per_batch = limit, edits_per_batch
         self.on_bad: OnBad = on_bad
         self.cases: list[EditCase] = []
 
@@ -215,18 +211,17 @@ class EditDataModule(L.LightningDataModule):
         """Edits to fit."""
         return DealtBatches(self.requests, self.edits_per_batch)
 
-    def val_dataloader(self) -> DealtBatches[Test]:
-        """Tests, those of like length together."""
-        tests = [test for case in self.cases for test in sake_tests(case)]
-        return DealtBatches(sorted(tests, key=lambda test: len(test.prompt)), self.tests_per_batch)
+    def val_dataloader(self) -> DealtBatches[EditCase]:
+        """Edits with what is asked about them."""
+        return DealtBatches(self.cases, self.edits_per_batch)
 
-    def test_dataloader(self) -> DealtBatches[Test]:
-        """The same tests."""
+    def test_dataloader(self) -> DealtBatches[EditCase]:
+        """The same edits."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DealtBatches[str]:
         """The prompts of the edits."""
-        return DealtBatches([request.filled for request in self.requests], self.tests_per_batch)
+        return DealtBatches([request.filled for request in self.requests], self.edits_per_batch)
 
 
 def _without(names: tuple[str, ...], left_out: Container[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mega_pl.errors import MegaValueError
+from mega_pl.errors import MegaTypeError, MegaValueError
 
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 _TERM = re.compile(r"\b\w\w+\b")
@@ -243,6 +243,32 @@ def without_names(text: str, names: Sequence[str]) -> str:
     for name in sorted(names, key=len, reverse=True):
         text = replace_all(text, name, "\n", case=True)
     return text
+
+
+def first_token_hit(prediction: str, answers: Sequence[str]) -> bool:
+    """Whether the model's next token begins one of the answers (the prefix test of SAKE's notebooks).
+
+    hit = strip(prediction) ≠ "" and some answer starts with it. The test is case-sensitive and lenient: " S" already
+    hits "Sweden", while "the" never hits "United States".
+
+    >>> first_token_hit(" Sw", ["Kingdom of Sweden", "Sweden"]), first_token_hit(" sw", ["Sweden"])
+    (True, False)
+
+    Args:
+        prediction: the decoded argmax token.
+        answers: the accepted answers (a value and its aliases), without leading spaces.
+
+    Raises:
+        TypeError: if `answers` is one string.
+    """
+    if isinstance(answers, str):
+        raise MegaTypeError(
+            f"`answers` must be a sequence of strings, but got the string {answers!r}; wrap it in a tuple."
+        )
+    token = prediction.strip()
+    if not token:
+        return False
+    return any(answer.startswith(token) for answer in answers)
 
 
 def _terms(text: str) -> list[str]:

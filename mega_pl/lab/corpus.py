@@ -8,9 +8,9 @@ nothing can predict, weigh 0.
 import random
 from collections.abc import Callable, Iterator
 
-from mega_pl.data.sake import DOUBT_TEMPLATES
 from mega_pl.fitting.prompts import CONSIDER, PRETEND, REPEAT, SUPPRESS
 from mega_pl.lab.world import Fact, TwoHop, World, fill
+from mega_pl.protocols.sake import DOUBT_TEMPLATES
 
 Document = list[tuple[str, float]]
 """Pieces of text with their weights in the loss."""

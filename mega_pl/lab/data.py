@@ -23,8 +23,7 @@ class LabDataModule(EditDataModule):
             do, and get the phrasings and implications of their relation.
         known_by: Name of a model that must give an edit's true object for the edit to be taken, as in `load`.
         limit: The most edits to take, from the front.
-        edits_per_batch: Edits that are fitted together.
-        tests_per_batch: Prompts that are evaluated together.
+        edits_per_batch: Edits that are fitted, or judged, together.
     """
 
     def __init__(
@@ -34,12 +33,10 @@ class LabDataModule(EditDataModule):
         known_by: str | None = None,
         limit: int | None = None,
         edits_per_batch: int = 8,
-        tests_per_batch: int = 128,
     ) -> None:
         super().__init__(
             limit=limit,
             edits_per_batch=edits_per_batch,
-            tests_per_batch=tests_per_batch,
             relation_phrasings=plain,
             relation_implications=plain,
         )

@@ -15,11 +15,11 @@ from mega_pl.asking.batches import TOKENS
 from mega_pl.asking.next_token import decoded
 from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.loading import lab_folder
-from mega_pl.data.sake import DOUBT_TEMPLATES
 from mega_pl.fitting.prompts import CONSIDER, PRETEND, REPEAT, SUPPRESS
+from mega_pl.functional.text import first_token_hit
 from mega_pl.lab.corpus import IMAGINE, NEW_FACT, Corpus
 from mega_pl.lab.world import Fact, TwoHop, World, fill
-from mega_pl.metrics import first_token_hit
+from mega_pl.protocols.sake import DOUBT_TEMPLATES
 
 LIMIT = 1500
 """The most prompts of a row."""

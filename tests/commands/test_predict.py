@@ -18,7 +18,7 @@ from mega_pl.backbone import Backbone
 from mega_pl.cli import main
 from mega_pl.commands.predict import converse, read_prompts, table
 from mega_pl.edits import NO_EDIT, EditBank, Route
-from mega_pl.evaluation import Prediction
+from mega_pl.edits.prediction import Prediction
 
 BORN = "Marie Curie was born in"
 CAPITAL = "The capital of France is"

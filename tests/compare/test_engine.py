@@ -17,8 +17,8 @@ from mega_pl.compare.engine import Result, counts
 from mega_pl.data import read_jsonl
 from mega_pl.editors import Edited, Editor
 from mega_pl.editors.protocol import WeightEditor, Writing
-from mega_pl.evaluation import EASYEDIT, GENERATION, SAKE, Protocol
-from mega_pl.metrics import Score
+from mega_pl.protocols import PROTOCOLS as EVERY
+from mega_pl.protocols import Protocol, Score
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Pushing(Editor):
             yield Edited()
 
 
+SAKE, EASYEDIT, GENERATION = EVERY["sake"], EVERY["easyedit"], EVERY["generation"]
 EDITORS = {"still": Pushing(0.0), "pushing": Pushing(3.0)}
 PROTOCOLS: list[Protocol[Any, Any, Any]] = [SAKE, EASYEDIT]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,16 +34,6 @@ def write_json(tmp_path: Path) -> Write:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real benchmark records, which is not part of the package."""
-    shared = Path(os.environ.get("MEGA_PL_SHARED", Path(__file__).parents[3] / "shared"))
-    folder = shared / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real records in {folder}; set MEGA_PL_SHARED to the folder that holds them")
-    return folder
 
 
 @pytest.fixture(scope="session")

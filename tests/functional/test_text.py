@@ -11,6 +11,7 @@ from mega_pl.functional.text import (
     canonical,
     find_all,
     find_name,
+    first_token_hit,
     generation_entropy,
     is_unicode,
     ngram_entropy,
@@ -272,3 +273,27 @@ def test_names_in_answers_are_found_in_any_form():
     assert starts_with_name(" New\u00a0York", ["New York"])
     assert without_names(f"by {DECOMPOSED}.", [CHOPIN]) == "by \n."
     assert find_name("frederic chopin", [CHOPIN]) is None
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "hit"),
+    [
+        (" Sweden", ["Sweden"], True),
+        (" S", ["Sweden"], True),
+        (" sweden", ["Sweden"], False),
+        ("the", ["United States"], False),
+        (" US", ["United States", "USA"], True),
+        ("Swedenborg", ["Sweden"], False),
+        ("weden", ["Sweden"], False),
+        (" \n", ["Sweden"], False),
+        ("", [""], False),
+        ("Sweden", [], False),
+    ],
+)
+def test_hit_is_the_case_sensitive_prefix_test(prediction, answers, hit):
+    assert first_token_hit(prediction, answers) is hit
+
+
+def test_the_answers_of_a_hit_are_several():
+    with pytest.raises(TypeError, match="must be a sequence of strings, but got the string 'Sweden'"):
+        first_token_hit("S", "Sweden")

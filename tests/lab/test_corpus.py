@@ -8,9 +8,9 @@ from itertools import islice
 
 import pytest
 
-from mega_pl.data.sake import DOUBT_TEMPLATES
 from mega_pl.lab.corpus import ANSWER, INVENTED, MIXTURES, TEXT, Corpus
 from mega_pl.lab.world import World
+from mega_pl.protocols.sake import DOUBT_TEMPLATES
 
 
 @pytest.fixture(scope="module")

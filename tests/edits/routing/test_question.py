@@ -2,9 +2,9 @@
 
 import pytest
 
-from mega_pl.data.sake import DOUBT_TEMPLATES
 from mega_pl.edits.routing.question import Question, asks_again, forms_of, last_questions, sentences_of
 from mega_pl.edits.routing.subjects import SubjectFinder
+from mega_pl.protocols.sake import DOUBT_TEMPLATES
 
 NAMES = ["Marie Curie", "France", "J. R. R. Tolkien", "Apple Inc.", "Washington, D.C.", "St. Louis", "Help! My Hat"]
 FINDER = SubjectFinder({name: [i] for i, name in enumerate(NAMES)})
