@@ -2,7 +2,7 @@
 
 from mega_pl.asking.answers import answers, continued, greedy_ids
 from mega_pl.asking.batches import batches, check_room, encoded_batches, in_batches, position_limit, token_counts
-from mega_pl.asking.beginnings import Beginnings, read_beginnings
+from mega_pl.asking.beginnings import Beginnings, read_beginnings, read_states
 from mega_pl.asking.edited import BARE, Edited
 from mega_pl.asking.generation import NEW_TOKENS, Continuation, continuations
 from mega_pl.asking.next_token import NextToken, likeliest, next_log_probs, next_tokens
@@ -35,6 +35,7 @@ __all__ = [
     "next_tokens",
     "position_limit",
     "read_beginnings",
+    "read_states",
     "sample",
     "teacher_forced",
     "token_counts",

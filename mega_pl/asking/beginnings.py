@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from mega_pl.asking.batches import TOKENS, batches
-from mega_pl.backbone import Backbone, Site, until
+from mega_pl.backbone import Backbone, Site, record, until
 
 
 class Beginnings:
@@ -56,24 +56,35 @@ def read_beginnings(
 ) -> Beginnings:
     """Read the beginnings of texts, of those that begin alike the common part once.
 
-    Each text is a common part, the longest that it shares with a neighbour in their order, and a rest. Common parts are
-    read first, rests behind copies of their keys and values.
-
     Args:
         backbone: The bare model.
         rows: For each of N texts its ids, any number of them.
         last: The last site that is of interest; blocks above it are not run.
         tokens_per_batch: The most tokens of a batch, padding included.
     """
-    texts = list(dict.fromkeys(map(tuple, rows)))
-    common = _common_parts(texts)
     pool = _Pool(backbone, last, tokens_per_batch)
-    parts = list(dict.fromkeys(text[:count] for text, count in zip(texts, common, strict=True)))
-    places = dict(zip(parts, pool.read([()] * len(parts), parts), strict=True))
-    before = [places[text[:count]] for text, count in zip(texts, common, strict=True)]
-    whole = pool.read(before, [text[count:] for text, count in zip(texts, common, strict=True)])
-    place = dict(zip(texts, whole, strict=True))
-    return pool.gathered([place[tuple(row)] for row in rows])
+    return pool.gathered(pool.read_all(rows))
+
+
+@torch.no_grad()
+def read_states(
+    backbone: Backbone, rows: Sequence[Sequence[int]], site: Site, *, tokens_per_batch: int = TOKENS
+) -> tuple[Tensor, list[tuple[int, ...]]]:
+    """Read texts up to a site, of those that begin alike the common part once.
+
+    Args:
+        backbone: The bare model.
+        rows: For each of N texts its ids, one or more.
+        site: Where states are recorded; blocks above it are not run.
+        tokens_per_batch: The most tokens of a batch, padding included.
+
+    Returns:
+        The states (P, D) of the tokens that were read, float32 on the CPU, and for each text the places of its tokens
+        among them.
+    """
+    pool = _Pool(backbone, site, tokens_per_batch, recorded=[site])
+    places = pool.read_all(rows)
+    return torch.cat(pool.states), places
 
 
 def _common_parts(texts: Sequence[tuple[int, ...]]) -> list[int]:
@@ -127,12 +138,30 @@ class _Gathered(DynamicLayer):
 
 
 class _Pool:
-    """Keys and values of single tokens, by block, each read behind others of the pool."""
+    """Keys and values of single tokens, by block, each read behind others of the pool, and their states at a site."""
 
-    def __init__(self, backbone: Backbone, last: Site | None, tokens_per_batch: int) -> None:
-        self.backbone, self.last, self.tokens_per_batch = backbone, last, tokens_per_batch
+    def __init__(
+        self, backbone: Backbone, last: Site | None, tokens_per_batch: int, recorded: Sequence[Site] = ()
+    ) -> None:
+        self.backbone, self.last, self.tokens_per_batch, self.recorded = backbone, last, tokens_per_batch, recorded
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.states: list[Tensor] = []
         self.size = 0
+
+    def read_all(self, rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """Read texts, each once; gives the places of their tokens.
+
+        Each is a common part, the longest that it shares with a neighbour in their order, and a rest. Common parts are
+        read first, rests behind copies of their keys and values.
+        """
+        texts = list(dict.fromkeys(map(tuple, rows)))
+        common = _common_parts(texts)
+        parts = list(dict.fromkeys(text[:count] for text, count in zip(texts, common, strict=True)))
+        places = dict(zip(parts, self.read([()] * len(parts), parts), strict=True))
+        before = [places[text[:count]] for text, count in zip(texts, common, strict=True)]
+        whole = self.read(before, [text[count:] for text, count in zip(texts, common, strict=True)])
+        place = dict(zip(texts, whole, strict=True))
+        return [place[tuple(row)] for row in rows]
 
     def read(self, before: Sequence[tuple[int, ...]], texts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Read texts, each behind the tokens at some places; gives the places of both.
@@ -148,9 +177,11 @@ class _Pool:
             encoded = self.backbone.pad([texts[i] for i in rows], "right")
             inputs = known.follow(encoded.input_ids)
             inputs["attention_mask"][:, -encoded.input_ids.shape[1] :] = encoded.attention_mask
-            with self._stop():
+            with record(self.backbone.model, self.recorded) as seen, self._stop():
                 self.backbone.model.base_model(**inputs)
-            self._keep(known.cache, encoded.attention_mask.bool())
+            real = encoded.attention_mask.bool()
+            self._keep(known.cache, real)
+            self.states += [values[real.to(values.device)].float().cpu() for values in seen.values()]
             for i in rows:
                 places[i] = (*before[i], *range(self.size, self.size + len(texts[i])))
                 self.size += len(texts[i])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mega_pl.asking import read_beginnings
+from mega_pl.asking import read_beginnings, read_states
 from mega_pl.backbone import Backbone, Site, record
 from mega_pl.backbone.layout import _LAYOUTS
 
@@ -60,6 +60,19 @@ def test_a_common_part_is_read_once(tiny_backbone, monkeypatch):
     read_beginnings(backbone, ROWS)
     # 5 6 7 8 and, as its neighbour in their order, 5 6 7 8 9 10 are the parts; then 9 10, 11 and 20 21 are left
     assert sum(read) == len([5, 6, 7, 8]) + len([9, 10]) + len([11]) + len([20, 21])
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 6, 1000])
+@pytest.mark.parametrize("family", _LAYOUTS)
+def test_states_are_those_of_whole_texts(tiny_model, tiny_tokenizer, family, tokens_per_batch):
+    backbone, site = Backbone(tiny_model(family), tiny_tokenizer), Site(1, "resid_post")
+    texts = [row for row in ROWS if row]
+    states, places = read_states(backbone, texts, site, tokens_per_batch=tokens_per_batch)
+    assert states.shape == (len([5, 6, 7, 8]) + len([9, 10]) + len([11]) + len([20, 21]), backbone.width)  # each once
+    for text, own in zip(texts, places, strict=True):
+        torch.testing.assert_close(
+            states[list(own)], states_of(backbone, [text], site, len(text))[0], atol=1e-4, rtol=1e-4
+        )
 
 
 def test_blocks_above_the_last_site_are_not_run(tiny_backbone):

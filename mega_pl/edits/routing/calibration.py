@@ -178,34 +178,37 @@ def _evidence(
     trials: Sequence[Trial],
 ) -> Tensor:
     """The evidence (N, 6) of N trials, each question held out from the references."""
-    rows = torch.tensor([trial.question for trial in trials])
-    inner = torch.tensor(questions.inner)[rows]
-    hides = torch.tensor([trial.hides for trial in trials])
-    hidden = rows[:, None] == torch.arange(len(matcher.references))
-    prompts = torch.tensor([trial.prompt for trial in trials])
-    edits, right = (torch.tensor([getattr(t, name) for t in trials]) for name in ("relation", "right"))
-    hidden |= (hides & ~right)[:, None] & (matcher.owners == inner[:, None])
-    wording = (points[rows] * matcher.references[prompts]).sum(1)
-    unseen = prompts[:, None] == torch.arange(len(matcher.references))
-    guessed = matcher.likely(matcher.best(matcher.references[prompts], unseen))
+    rows, prompts, edits, right, hides = (
+        torch.tensor([getattr(trial, name) for trial in trials])
+        for name in ("question", "prompt", "relation", "right", "hides")
+    )
+    held_out = torch.eye(len(points), len(matcher.references), dtype=torch.bool)  # references are the first questions
+    nearest = matcher.best(points, held_out)
+    guessed = matcher.likely(nearest[prompts])
     relations_of = torch.where((hides & right)[:, None], guessed, F.one_hot(edits, len(relations)).bool())
+    best, foreign = nearest[rows], hides & ~right
+    best[foreign, torch.tensor(questions.inner)[rows[foreign]]] = -1.0
+    wording = (points[rows] * matcher.references[prompts]).sum(1)
+    owns: list[set[int]] = [set() for _ in trials]
+    for i, relation in relations_of.nonzero().tolist():
+        owns[i].add(relation)
     words = [stems([text]) for text in questions.texts]
     heads = [head_noun(text) for text in questions.texts]
     nouns = [matcher.noun_relations(text) for text in questions.texts]
     counts = [Counter(w for text in relation.references for w in stems([text])) for relation in relations]
     noun, strange_noun, strange_words = [], [], []
-    for trial, own in zip(trials, relations_of, strict=True):
-        q, inside = trial.question, trial.question < len(matcher.references)
-        count: Counter[str] = sum((counts[r] for r in own.nonzero()[:, 0].tolist()), Counter())
-        least = 1 + (inside and bool(own[questions.inner[q]]))
-        left_out = {questions.inner[q]} if trial.hides and not trial.right else set()
-        noun.append(side(nouns[q] - left_out, set(own.nonzero()[:, 0].tolist()) | nouns[trial.prompt]))
-        strange_noun.append(bool(heads[q]) and count[heads[q]] < least)
-        strange_words.append(sum(count[word] < least for word in words[q]))
+    for trial, own in zip(trials, owns, strict=True):
+        q, asked = trial.question, questions.inner[trial.question]
+        least = 1 + (q < len(matcher.references) and asked in own)
+        known = {w for w in (*words[q], heads[q]) if sum(counts[r].get(w, 0) for r in own) >= least}
+        left_out = {asked} if trial.hides and not trial.right else set()
+        noun.append(side(nouns[q] - left_out, own | nouns[trial.prompt]))
+        strange_noun.append(bool(heads[q]) and heads[q] not in known)
+        strange_words.append(len(words[q] - known))
     kinds = [set(relation.subjects) for relation in relations]
     rivals = torch.tensor([[not own.isdisjoint(other) for other in kinds] for own in kinds])
     return matcher.evidence(
-        best=matcher.best(points[rows], hidden),
+        best=best,
         relations=relations_of,
         rivals=(relations_of.float() @ rivals.float()) > 0,
         known=~(hides & right),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate, chain, groupby
 from typing import Any, Protocol
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from mega_pl.asking import batches, encoded_batches
-from mega_pl.asking.batches import TOKENS
-from mega_pl.backbone import Backbone, Site, record, until
+from mega_pl.asking import batches, read_states
+from mega_pl.asking.batches import TOKENS, encoded_ids
+from mega_pl.backbone import Backbone, Site
 from mega_pl.errors import MegaValueError
 
 
@@ -42,14 +43,22 @@ class EarlyStates:
     @torch.no_grad()
     def __call__(self, questions: Sequence[str]) -> Tensor:
         """See `Vectors`."""
-        vectors = torch.empty(len(questions), self.backbone.width)
-        for rows, encoded in encoded_batches(self.backbone, questions, TOKENS, padding_side="right"):
-            states = _stream(self.backbone, self.layer, encoded.inputs).float()
-            mask = encoded.attention_mask.clone()
-            mask[:, 0] *= mask.sum(1) == 1
-            weights = mask.to(states)[..., None]
-            vectors[rows] = ((states * weights).sum(1) / weights.sum(1)).cpu()
+        ids = encoded_ids(self.backbone, questions)
+        vectors = torch.empty(len(ids), self.backbone.width)
+        for rows in _neighbours(ids, TOKENS):
+            states, places = self._states([ids[i] for i in rows])
+            counted = [places[1:] or places for places in places]
+            starts = torch.tensor([0, *accumulate(map(len, counted))][:-1])
+            vectors[rows] = F.embedding_bag(torch.tensor(list(chain(*counted))), states, starts, mode="mean")
         return vectors
+
+    def _states(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Sequence[Sequence[int]]]:
+        """States (P, D), and for each question their places."""
+        if self.layer:
+            return read_states(self.backbone, ids, Site(self.layer - 1, "resid_post"))
+        place = {token: n for n, token in enumerate(dict.fromkeys(chain(*ids)))}
+        states = self.backbone.model.get_input_embeddings()(torch.tensor(list(place), device=self.backbone.device))
+        return states.float().cpu(), [[place[token] for token in row] for row in ids]
 
 
 class SentenceEncoder:
@@ -97,12 +106,9 @@ def encoder_of(name_or_path: str, *, normalized: bool = True) -> SentenceEncoder
     return SentenceEncoder(name_or_path, normalized=normalized)
 
 
-def _stream(backbone: Backbone, layer: int, inputs: dict[str, Tensor]) -> Tensor:
-    """The stream (B, T, D) that enters a block, read without that block and those after it."""
-    if layer == 0:
-        embedded: Tensor = backbone.model.get_input_embeddings()(inputs["input_ids"])
-        return embedded
-    site = Site(layer - 1, "resid_post")
-    with record(backbone.model, [site]) as seen, until(backbone.model, site):
-        backbone.model.base_model(**inputs, use_cache=False)
-    return seen[site]
+def _neighbours(ids: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
+    """Cut texts into groups of about so many tokens; those that begin alike are together, and so is their cache."""
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    ends = accumulate(len(ids[i]) for i in order)
+    for _, group in groupby(zip(ends, order, strict=True), lambda pair: pair[0] // tokens):
+        yield [i for _, i in group]

@@ -52,6 +52,23 @@ def test_a_batch_is_its_questions_alone_in_their_order(tiny_backbone, layer, mon
     assert make([]).shape == (0, backbone.width)
 
 
+def test_what_questions_share_at_their_beginnings_is_read_once(tiny_backbone, monkeypatch):
+    backbone, read = tiny_backbone("llama"), []
+    forward = backbone.model.base_model.forward
+
+    def count(*args, **kwargs):
+        read.append(int(kwargs["attention_mask"][:, -kwargs["input_ids"].shape[1] :].sum()))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(backbone.model.base_model, "forward", count)
+    questions = [f"Everybody has heard of the {noun} of X" for noun in ("mother", "capital")]
+    own = [backbone.tokenizer(question)["input_ids"] for question in questions]
+    shared = next(n for n, (one, other) in enumerate(zip(*own, strict=False)) if one != other)
+    assert shared > 1  # control
+    EarlyStates(backbone, 2)([*questions, questions[0]])
+    assert sum(read) == sum(map(len, own)) - shared
+
+
 def test_vectors_are_float32_without_gradients_in_any_dtype(tiny_backbone):
     wide, narrow = (EarlyStates(tiny_backbone("gpt2", dtype), 2)(QUESTIONS) for dtype in ("float32", "bfloat16"))
     assert wide.dtype == narrow.dtype == torch.float32
