@@ -6,6 +6,9 @@ from collections.abc import Sequence
 class Edited:
     """A backbone with edits in force, asked as it is; editors that ask or route in another way derive from it."""
 
+    oracle: bool = False
+    """Whether whoever asks, and knows which edit a prompt is about, should say so by `route`."""
+
     def prompt(self, text: str) -> str:
         """The text that the model must be given to ask a prompt; it ends as the prompt does."""
         return text

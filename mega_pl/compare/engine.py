@@ -95,7 +95,7 @@ def compare_editors(
         folder: Where answers are kept.
 
     Yields:
-        A result for each mode, number of edits, editor and protocol.
+        A result for each mode, number of edits, editor and protocol; an oracle is judged only where it is told.
 
     Raises:
         ValueError: If there is no case.
@@ -107,13 +107,13 @@ def compare_editors(
     works: list[Work] = [BareWork(store, protocol, tuple(cases)) for protocol in protocols]
     for mode in modes:
         for label, editor in editors.items():
-            works += _works(store, label, editor, mode, cases, protocols)
+            works += _works(store, label, editor, mode, cases, _askers(editor, protocols))
     _complete(works, name)
     bare = {protocol.name: _by_edit(store.read("bare", protocol, cases)[0], protocol, cases) for protocol in protocols}
     for mode in modes:
         for files in _judged(mode, cases):
             for label, editor in editors.items():
-                for protocol in protocols:
+                for protocol in _askers(editor, protocols):
                     read = [store.read(_who(label, editor, mode), protocol, file) for file in files]
                     judged = [case for file in files for case in file]
                     tests = protocol.all_tests(judged)
@@ -270,6 +270,11 @@ class EditedWork:
         for cases in [(case,) for case in self.files[0]] if self.mode == "single" else self.files:
             with self.editor.edit(backbone, [case.request for case in cases]) as edited:
                 yield cases, edited
+
+
+def _askers(editor: Editor, protocols: Sequence[AnyProtocol]) -> list[AnyProtocol]:
+    """The protocols that can ask an editor: an oracle must be told what is asked."""
+    return [protocol for protocol in protocols if protocol.oracle or not editor.oracle]
 
 
 def _works(

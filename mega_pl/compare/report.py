@@ -69,7 +69,7 @@ def _block(title: str, results: Sequence[Result], *, headlines: bool) -> Block:
         lower.update(prefix + name for name in result.lower_is_better)
         rows[BARE] |= {name: score.bare for name, score in scores.items()}
         rows.setdefault(result.editor, {}).update({name: score.value for name, score in scores.items()})
-    values = {editor: tuple(row[name] for name in columns) for editor, row in rows.items()}
+    values = {editor: tuple(row.get(name, math.nan) for name in columns) for editor, row in rows.items()}
     return Block(title, tuple(columns), values, tuple(columns.values()), frozenset(lower))
 
 

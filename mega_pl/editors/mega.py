@@ -1,23 +1,53 @@
 """MEGA as an editor: maps of residual activations at several sites, routed by content."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
 
 from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
 from mega_pl.editors.protocol import Editor, Routed
-from mega_pl.edits import EditRequest
-from mega_pl.fitting import FitConfig, fit
+from mega_pl.edits import ContentRouter, EditBank, EditRequest, check_requests
+from mega_pl.errors import MegaValueError
+from mega_pl.fitting import FitConfig, fit, settings
+
+Routing = Literal["own", "oracle", "subject", "relation", "always"]
 
 
 @dataclass(frozen=True, eq=False)
 class Mega(Editor):
-    """Fits a bank of the edits and applies it; `fit` and `EditBank` say how."""
+    """Fits a bank of the edits and applies it; `fit` and `EditBank` say how.
+
+    Args:
+        config: How edits are fitted.
+        routing: Who routes: the bank's own router; an oracle that knows what each test is about, as far as the protocol
+            tells (`sake` does); the router by the subject's name or by the relation alone; the router without the
+            choice to stay silent.
+        guard: Whether the old object is kept from coming back in what is written.
+        folder: Where banks are kept, so that rows that differ in routing and guard alone share their fits.
+    """
 
     name: ClassVar[str] = "mega"
     config: FitConfig = field(default_factory=FitConfig)
+    routing: Routing = "own"
+    guard: bool = True
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.routing not in get_args(Routing):
+            raise MegaValueError(f"`routing` must be one of {', '.join(get_args(Routing))}, but got {self.routing!r}.")
+
+    def __repr__(self) -> str:
+        return f"Mega({self.config!r}, routing={self.routing!r}, guard={self.guard})"
+
+    @property
+    def oracle(self) -> bool:
+        """Whether an oracle routes."""
+        return self.routing == "oracle"
 
     @contextmanager
     def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
@@ -26,5 +56,21 @@ class Mega(Editor):
         Raises:
             ValueError: If the requests do not go together, or there is no such site.
         """
-        with fit(backbone, requests, self.config).apply(backbone) as use:
-            yield Routed(use)
+        check_requests(requests)
+        bank = self._bank(backbone, requests)
+        if self.routing in ("subject", "relation"):
+            assert isinstance(bank.router, ContentRouter)  # a fit makes no other
+            bank = replace(bank, router=bank.router.only(self.routing))
+        with bank.apply(backbone, forced=self.routing == "always", guard=self.guard) as use:
+            yield Routed(use, oracle=self.oracle)
+
+    def _bank(self, backbone: Backbone, requests: Sequence[EditRequest]) -> EditBank:
+        """Fit the edits, or read the bank that they were fitted into before."""
+        if self.folder is None:
+            return fit(backbone, requests, self.config)
+        sites = [str(site) for site in self.config.sites_of(backbone)]
+        key = [backbone.fingerprint, settings(backbone, self.config), sites, [asdict(request) for request in requests]]
+        path = Path(self.folder) / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        if not path.is_dir():
+            fit(backbone, requests, self.config).save_pretrained(path)
+        return EditBank.from_pretrained(str(path))

@@ -18,10 +18,11 @@ class Routed(Edited):
 
     Args:
         use: The edits and their router.
+        oracle: Whether an oracle routes that knows what each test is about.
     """
 
-    def __init__(self, use: RoutedEdits) -> None:
-        self.use = use
+    def __init__(self, use: RoutedEdits, *, oracle: bool = False) -> None:
+        self.use, self.oracle = use, oracle
 
     @property
     def fired(self) -> list[str | None]:
@@ -43,6 +44,11 @@ class Editor(ABC):
     @abstractmethod
     def name(self) -> str:
         """The method in files and tables, such as "rome"."""
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it routes by what a protocol says that each test is about, and so makes sense under those that do."""
+        return False
 
     @abstractmethod
     def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> AbstractContextManager[Edited]:

@@ -39,6 +39,7 @@ class Protocol(Generic[T, A, R]):
         ask_bare: Asks tests of the bare model, where it is asked more than an edited one, such as conditions.
         row: Makes a row of a test and of what the bare and the edited model answer; `dataclasses.asdict` of it is
             ready for JSON.
+        oracle: Whether it tells routed edits what each test is about where they want to know.
         adapt: Gives the protocol for some cases, where what a case is asked depends on the others or on the backbone.
         adapted: Whether it is such a one, so that its answers belong to its tests and not to the cases alone.
     """
@@ -51,6 +52,7 @@ class Protocol(Generic[T, A, R]):
     headline: tuple[str, ...] = ()
     ask_bare: Callable[[Backbone, Sequence[T]], list[A]] | None = None
     row: Callable[[T, A, A], R] = EvalRow  # type: ignore[assignment]
+    oracle: bool = False
     adapt: "Callable[[Backbone, Sequence[EditCase]], Protocol[T, A, R]] | None" = None
     adapted: bool = False
 

@@ -200,7 +200,8 @@ def ask_edited(backbone: Backbone, edited: Edited, tests: Sequence[Test], *, mod
         backbone: The model, within its edits.
         edited: The edits in force; they say how a prompt is asked.
         tests: What to ask.
-        mode: Who routes; None leaves the routing as it is. It says nothing where edits are not routed.
+        mode: Who routes; None leaves the routing as it is, or to the oracle where `edited` wants one. It says nothing
+            where edits are not routed.
 
     Returns:
         An answer for each test.
@@ -212,6 +213,8 @@ def ask_edited(backbone: Backbone, edited: Edited, tests: Sequence[Test], *, mod
         raise MegaValueError(
             f"`mode` of an editor must be own, oracle or always, but got {mode!r}; ask a bank with `ask`."
         )
+
+    mode = "oracle" if mode is None and edited.oracle else mode
 
     def read(batch: Sequence[Test]) -> list[Answer]:
         if mode is not None:
@@ -416,6 +419,7 @@ PROTOCOL: Protocol[Test, Answer, Row] = Protocol(
     tests=sake_tests,
     ask_bare=ask_bare,
     ask=ask_edited,
+    oracle=True,
     answer=Answer,
     row=sake_row,
     measures=_measures,

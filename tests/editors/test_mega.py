@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mega_pl.editors import Mega
+from mega_pl.editors import Mega, mega
 from mega_pl.edits import RouterConfig
 from mega_pl.fitting import FitConfig, MapConfig, PromptConfig, fit
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, last_logits
@@ -41,6 +43,35 @@ def test_routes_are_taken_and_given_back_to_the_router(backbone):
         assert edited.fired == ["germany"]
         with pytest.raises(KeyError, match="`edits` must name edits in force, but got 'rome'"):
             edited.route(["rome"])
+
+
+def test_rows_that_differ_in_routing_share_a_fit(backbone, tmp_path, monkeypatch):
+    prompts = [request.filled for request in REQUESTS]
+    with Mega(CONFIG, folder=str(tmp_path)).edit(backbone, REQUESTS):
+        wanted = last_logits(backbone, *prompts)
+    monkeypatch.setattr(mega, "fit", lambda *_: pytest.fail("fitted again"))
+    with Mega(CONFIG, folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
+        assert torch.equal(last_logits(backbone, *prompts), wanted)
+        last_logits(backbone, "He works as a", "The capital of Spain is")
+        assert edited.fired == [None, None]
+    with Mega(CONFIG, routing="subject", folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
+        last_logits(backbone, "He works as a", "What do people eat in France?")
+        assert edited.fired == [None, "france"]
+    with Mega(CONFIG, routing="relation", folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
+        last_logits(backbone, "The capital of Spain is")
+        assert edited.fired[0] in ("france", "germany")
+    with Mega(CONFIG, routing="always", folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
+        last_logits(backbone, "He works as a")
+        assert edited.fired != [None]
+    with Mega(CONFIG, routing="oracle", folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
+        assert edited.oracle
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):  # control: other settings are another bank
+        Mega(replace(CONFIG, seed=1), folder=str(tmp_path))._bank(backbone, REQUESTS)
+
+
+def test_no_other_way_to_route_is_known():
+    with pytest.raises(ValueError, match="`routing` must be one of own, oracle, subject, relation, always, but got 'n"):
+        Mega(CONFIG, routing="nobody")  # type: ignore[arg-type]
 
 
 def test_a_site_that_cannot_be_is_refused():
