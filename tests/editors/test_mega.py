@@ -59,7 +59,7 @@ def test_rows_that_differ_in_routing_share_a_fit(backbone, tmp_path, monkeypatch
         assert edited.fired == [None, "france"]
     with Mega(CONFIG, routing="relation", folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
         last_logits(backbone, "The capital of Spain is")
-        assert edited.fired[0] in ("france", "germany")
+        assert edited.fired in (["france"], ["germany"])
     with Mega(CONFIG, routing="always", folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
         last_logits(backbone, "He works as a")
         assert edited.fired != [None]
