@@ -27,6 +27,7 @@ from tests.protocols import (
     test_ripple_protocol,
     test_rome_protocol,
     test_sake_scores,
+    test_wild,
 )
 
 
@@ -46,6 +47,7 @@ ROWS: dict[str, Callable[[int], list[Any]]] = {
     "rippleedits": test_ripple_protocol.random_rows,
     "rome": test_rome_protocol.random_rows,
     "sake": test_sake_scores.random_rows,
+    "wild": test_wild.random_rows,
 }
 EVERY = pytest.mark.parametrize("name", ROWS)
 

@@ -48,6 +48,12 @@ COLUMNS: dict[str, list[str]] = {
         *("changed_true", "changed_new", "fired", "stale"),
     ],
     "linearity": ["faithfulness", "constant", "success", "correlation"],
+    "wild": [
+        f"{form}_{kind}_{name}"
+        for form in ("completion", "question", "chat")
+        for kind in ("rewrite", "paraphrase")
+        for name in ("exact", "contains", "old")
+    ],
 }
 """The columns in the order of `metrics.json`."""
 
@@ -55,6 +61,7 @@ LOWER = {
     "generation": {"rewrite_relapse", "paraphrase_relapse"},
     "confidence": {"prefix_variation", "surface_variation", "paraphrase_variation", "alias_gap"},
     "context": {"fired", *(column for column in COLUMNS["context"] if column.startswith("changed"))},
+    "wild": {column for column in COLUMNS["wild"] if column.endswith("old")},
 }
 """The columns that are better low."""
 
