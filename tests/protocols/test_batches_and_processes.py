@@ -24,6 +24,7 @@ from tests.protocols import (
     test_generation_protocol,
     test_linearity,
     test_mediated,
+    test_relation_specificity,
     test_ripple_protocol,
     test_rome_protocol,
     test_sake_scores,
@@ -44,6 +45,7 @@ ROWS: dict[str, Callable[[int], list[Any]]] = {
     "generation": partial(test_generation_protocol.random_rows, edits=90),
     "linearity": test_linearity.random_rows,
     "mediated": test_mediated.random_rows,
+    "relation_specificity": test_relation_specificity.random_rows,
     "rippleedits": test_ripple_protocol.random_rows,
     "rome": test_rome_protocol.random_rows,
     "sake": test_sake_scores.random_rows,
@@ -114,6 +116,7 @@ SYMMETRIC = {
     "easyedit": {"relation_specificity_acc", "forgetfulness_acc", "locality_acc"},
     "linearity": {"faithfulness", "constant"},
     "mediated": {"description_other", "renaming_other", "aside"},
+    "relation_specificity": {"unchanged"},
 }
 """The columns that do not tell one model from the other by these fields."""
 

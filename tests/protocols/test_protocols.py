@@ -48,6 +48,7 @@ COLUMNS: dict[str, list[str]] = {
         *("changed_true", "changed_new", "fired", "stale"),
     ],
     "linearity": ["faithfulness", "constant", "success", "correlation"],
+    "relation_specificity": ["unchanged", "kept", "fired"],
     "wild": [
         f"{form}_{kind}_{name}"
         for form in ("completion", "question", "chat")
@@ -61,6 +62,7 @@ LOWER = {
     "generation": {"rewrite_relapse", "paraphrase_relapse"},
     "confidence": {"prefix_variation", "surface_variation", "paraphrase_variation", "alias_gap"},
     "context": {"fired", *(column for column in COLUMNS["context"] if column.startswith("changed"))},
+    "relation_specificity": {"fired"},
     "wild": {column for column in COLUMNS["wild"] if column.endswith("old")},
 }
 """The columns that are better low."""
