@@ -21,6 +21,7 @@ from tests.protocols import (
     test_context_protocol,
     test_crosslingual,
     test_easyedit_protocol,
+    test_general,
     test_generation_protocol,
     test_linearity,
     test_mediated,
@@ -42,6 +43,7 @@ ROWS: dict[str, Callable[[int], list[Any]]] = {
     "context": context_rows,
     "crosslingual": test_crosslingual.random_rows,
     "easyedit": test_easyedit_protocol.random_rows,
+    "general": test_general.random_rows,
     "generation": partial(test_generation_protocol.random_rows, edits=90),
     "linearity": test_linearity.random_rows,
     "mediated": test_mediated.random_rows,
@@ -114,6 +116,7 @@ def answered_by_the_other(name: str, row: Any) -> Any:
 SYMMETRIC = {
     "context": {"fired"},
     "easyedit": {"relation_specificity_acc", "forgetfulness_acc", "locality_acc"},
+    "general": {"unchanged", "unchanged_question", "unchanged_text"},
     "linearity": {"faithfulness", "constant"},
     "mediated": {"description_other", "renaming_other", "aside"},
     "relation_specificity": {"unchanged"},
