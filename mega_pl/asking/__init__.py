@@ -5,7 +5,7 @@ from mega_pl.asking.batches import batches, check_room, encoded_batches, in_batc
 from mega_pl.asking.beginnings import Beginnings, read_beginnings, read_states
 from mega_pl.asking.edited import BARE, Edited
 from mega_pl.asking.generation import NEW_TOKENS, Continuation, continuations
-from mega_pl.asking.next_token import NextToken, likeliest, next_log_probs, next_tokens
+from mega_pl.asking.next_token import NextToken, likeliest, next_log_probs, next_logits, next_tokens
 from mega_pl.asking.sampling import Sampling, sample
 from mega_pl.asking.states import final_states, last_states
 from mega_pl.asking.teacher_forcing import TeacherForced, answer_ids, teacher_forced
@@ -32,6 +32,7 @@ __all__ = [
     "last_states",
     "likeliest",
     "next_log_probs",
+    "next_logits",
     "next_tokens",
     "position_limit",
     "read_beginnings",

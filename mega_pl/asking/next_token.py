@@ -74,6 +74,27 @@ def decoded(backbone: Backbone, tokens: Iterable[int]) -> list[str]:
     return [str(backbone.tokenizer.decode([token])) for token in tokens]
 
 
+@torch.no_grad()
+def next_logits(backbone: Backbone, edited: Edited, prompts: Sequence[str]) -> Iterator[tuple[int, Tensor, str]]:
+    """The logits of what follows each prompt, batch by batch.
+
+    Args:
+        backbone: The model, within its edits.
+        edited: The edits in force; they say how a prompt is asked.
+        prompts: N texts.
+
+    Yields:
+        The place of a prompt, its logits (V,), and the edit that it got; "" if none did or edits are not routed.
+
+    Raises:
+        ValueError: If a prompt is too long.
+    """
+    for rows, encoded in encoded_batches(backbone, [edited.prompt(prompt) for prompt in prompts]):
+        logits = backbone.last_logits(encoded)
+        fired = edited.fired or [None] * len(rows)
+        yield from ((i, row, edit or "") for i, row, edit in zip(rows, logits, fired, strict=True))
+
+
 def likeliest(backbone: Backbone, prompts: Sequence[str], *, tokens_per_batch: int = TOKENS) -> list[int]:
     """The likeliest token after each prompt.
 

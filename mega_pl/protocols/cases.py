@@ -1,6 +1,12 @@
 """What several protocols read off a case."""
 
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
 from mega_pl.edits import EditCase, EditRequest
+from mega_pl.edits.request import SLOT
 
 
 def new_names(case: EditCase) -> tuple[str, ...]:
@@ -20,3 +26,19 @@ def new_names(case: EditCase) -> tuple[str, ...]:
 def relation_of(request: EditRequest) -> str:
     """The relation of an edit, which its template stands for where it names none."""
     return request.relation or request.prompt
+
+
+@cache
+def questions() -> Mapping[str, str]:
+    """By relation a question with one ``{}``; none is a phrasing or a cue of the template bank, which edits see."""
+    return tomllib.loads(files("mega_pl.data").joinpath("templates", "questions.toml").read_text(encoding="utf-8"))
+
+
+def question_of(request: EditRequest) -> str:
+    """The edit's question: its prompt if that asks, else the question of its relation, else the prompt to be completed.
+
+    >>> question_of(EditRequest(prompt="{} is from", subject="Ann", target_new="Rome", target_true="Oslo"))
+    'Ann is from'
+    """
+    own = request.prompt if request.prompt.endswith("?") else questions().get(request.relation, request.prompt)
+    return own.replace(SLOT, request.subject)

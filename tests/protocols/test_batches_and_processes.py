@@ -21,12 +21,15 @@ from tests.protocols import (
     test_context_protocol,
     test_crosslingual,
     test_easyedit_protocol,
+    test_general,
     test_generation_protocol,
     test_linearity,
     test_mediated,
+    test_relation_specificity,
     test_ripple_protocol,
     test_rome_protocol,
     test_sake_scores,
+    test_wild,
 )
 
 
@@ -40,12 +43,15 @@ ROWS: dict[str, Callable[[int], list[Any]]] = {
     "context": context_rows,
     "crosslingual": test_crosslingual.random_rows,
     "easyedit": test_easyedit_protocol.random_rows,
+    "general": test_general.random_rows,
     "generation": partial(test_generation_protocol.random_rows, edits=90),
     "linearity": test_linearity.random_rows,
     "mediated": test_mediated.random_rows,
+    "relation_specificity": test_relation_specificity.random_rows,
     "rippleedits": test_ripple_protocol.random_rows,
     "rome": test_rome_protocol.random_rows,
     "sake": test_sake_scores.random_rows,
+    "wild": test_wild.random_rows,
 }
 EVERY = pytest.mark.parametrize("name", ROWS)
 
@@ -110,8 +116,10 @@ def answered_by_the_other(name: str, row: Any) -> Any:
 SYMMETRIC = {
     "context": {"fired"},
     "easyedit": {"relation_specificity_acc", "forgetfulness_acc", "locality_acc"},
+    "general": {"unchanged", "unchanged_question", "unchanged_text"},
     "linearity": {"faithfulness", "constant"},
     "mediated": {"description_other", "renaming_other", "aside"},
+    "relation_specificity": {"unchanged"},
 }
 """The columns that do not tell one model from the other by these fields."""
 
