@@ -50,6 +50,10 @@ COLUMNS: dict[str, list[str]] = {
     "linearity": ["faithfulness", "constant", "success", "correlation"],
     "relation_specificity": ["unchanged", "kept", "fired"],
     "general": ["unchanged", "unchanged_question", "unchanged_text", "divergence", "fired"],
+    "persistence": [
+        *("first", "last", "sure"),
+        *(f"{name}{turn}" for turn in ("", "_1", "_3", "_10") for name in ("kept", "flipped")),
+    ],
     "wild": [
         f"{form}_{kind}_{name}"
         for form in ("completion", "question", "chat")
@@ -65,6 +69,7 @@ LOWER = {
     "context": {"fired", *(column for column in COLUMNS["context"] if column.startswith("changed"))},
     "relation_specificity": {"fired"},
     "general": {"divergence", "fired"},
+    "persistence": {"flipped", "flipped_1", "flipped_3", "flipped_10"},
     "wild": {column for column in COLUMNS["wild"] if column.endswith("old")},
 }
 """The columns that are better low."""
