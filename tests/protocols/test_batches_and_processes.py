@@ -25,7 +25,9 @@ from tests.protocols import (
     test_generation_protocol,
     test_linearity,
     test_mediated,
+    test_persistence,
     test_relation_specificity,
+    test_residue,
     test_ripple_protocol,
     test_rome_protocol,
     test_sake_scores,
@@ -47,7 +49,9 @@ ROWS: dict[str, Callable[[int], list[Any]]] = {
     "generation": partial(test_generation_protocol.random_rows, edits=90),
     "linearity": test_linearity.random_rows,
     "mediated": test_mediated.random_rows,
+    "persistence": test_persistence.random_rows,
     "relation_specificity": test_relation_specificity.random_rows,
+    "residue": test_residue.random_rows,
     "rippleedits": test_ripple_protocol.random_rows,
     "rome": test_rome_protocol.random_rows,
     "sake": test_sake_scores.random_rows,
@@ -120,6 +124,7 @@ SYMMETRIC = {
     "linearity": {"faithfulness", "constant"},
     "mediated": {"description_other", "renaming_other", "aside"},
     "relation_specificity": {"unchanged"},
+    "residue": {"chance"},
 }
 """The columns that do not tell one model from the other by these fields."""
 

@@ -50,6 +50,18 @@ COLUMNS: dict[str, list[str]] = {
     "linearity": ["faithfulness", "constant", "success", "correlation"],
     "relation_specificity": ["unchanged", "kept", "fired"],
     "general": ["unchanged", "unchanged_question", "unchanged_text", "divergence", "fired"],
+    "persistence": [
+        *("first", "last", "sure"),
+        *(f"{name}{turn}" for turn in ("", "_1", "_3", "_10") for name in ("kept", "flipped")),
+    ],
+    "residue": [
+        *(
+            f"{name}_{depth}"
+            for depth in ("quarter", "half", "three_quarters", "last")
+            for name in ("old", "new", "ahead")
+        ),
+        "chance",
+    ],
     "wild": [
         f"{form}_{kind}_{name}"
         for form in ("completion", "question", "chat")
@@ -65,12 +77,14 @@ LOWER = {
     "context": {"fired", *(column for column in COLUMNS["context"] if column.startswith("changed"))},
     "relation_specificity": {"fired"},
     "general": {"divergence", "fired"},
+    "persistence": {"flipped", "flipped_1", "flipped_3", "flipped_10"},
+    "residue": {"old_three_quarters", "old_last", "ahead_three_quarters", "ahead_last"},
     "wild": {column for column in COLUMNS["wild"] if column.endswith("old")},
 }
 """The columns that are better low."""
 
 AnyProtocol = Protocol[Any, Any, Any]
-ASKED = [name for name in PROTOCOLS if name != "linearity"]  # which needs five cases of a relation
+ASKED = [name for name in PROTOCOLS if name not in ("linearity", "residue")]  # which need more than two cases
 EVERY = pytest.mark.parametrize("protocol", [PROTOCOLS[name] for name in ASKED], ids=ASKED)
 
 
