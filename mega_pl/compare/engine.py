@@ -309,8 +309,12 @@ def _complete(works: Sequence[Work], name: str) -> None:
     with tqdm(total=len(works), desc=name, dynamic_ncols=True) as progress:
         rest = list(works)
         while rest:
-            held = [work for work in rest if not _done(work)]
-            progress.update(len(rest) - len(held))
+            held = []
+            for work in rest:
+                if _done(work):
+                    progress.update()
+                else:
+                    held.append(work)
             rest = held
             if rest:
                 time.sleep(POLL)
@@ -320,15 +324,20 @@ def _done(work: Work) -> bool:
     """Whether a piece is done, now or before; not if another process is at it."""
     if all(path.is_file() for path in work.paths):
         return True
-    first = work.paths[0]
-    first.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_of(work.paths[0])
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(first.with_suffix(".lock"), timeout=0):
+        with FileLock(lock, timeout=0):
             if not all(path.is_file() for path in work.paths):  # another process may have ended by now
                 work.do()
     except Timeout:
         return False
     return True
+
+
+def lock_of(path: Path) -> Path:
+    """What a process holds as long as it makes a file, and loses when it dies."""
+    return path.parent / "locks" / f"{path.stem}.lock"
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

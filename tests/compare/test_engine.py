@@ -241,7 +241,7 @@ def test_processes_share_the_work_and_wait_for_what_others_hold(compared, tmp_pa
     assert len(files) == 2
     text = files[0].read_text("utf-8")
     files[0].unlink()
-    lock = FileLock(files[0].with_suffix(".lock"))
+    lock = FileLock(engine.lock_of(files[0]))
     lock.acquire()
     waits: list[int] = []
 
