@@ -17,10 +17,8 @@ from pathlib import Path
 
 from mega_pl import Backbone, EditCase, load
 from mega_pl.asking import answers, in_batches, token_counts
-from mega_pl.data import read_counterfact, with_phrasings
-from mega_pl.data.easyedit import read_easyedit
+from mega_pl.data import DataFile, read, with_phrasings
 from mega_pl.data.relations import Relation, relations
-from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.edits import NO_EDIT, ContentRouter, Route, RouterConfig
 from mega_pl.edits.conflicts import conflicts
 from mega_pl.edits.request import SLOT, Probe
@@ -59,18 +57,18 @@ def main(args: Sequence[str] | None = None) -> None:
     backbone = load(options.model)
     config = RouterConfig(encoder=options.encoder, answer=not options.no_answer, noun_phrases=not options.no_answer)
     ask = partial(answer, None if options.no_answer else backbone)
-    readers = {
-        "counterfact": (read_counterfact, counterfact_prompts),
-        "popular": (read_rippleedits, popular_prompts),
-        "easyedit": (read_easyedit, flat_prompts),
-        "wikibigedit": (partial(read_easyedit, ask=ask), flat_prompts),
+    formats = {
+        "counterfact": ("counterfact", counterfact_prompts),
+        "popular": ("rippleedits", popular_prompts),
+        "easyedit": ("easyedit", flat_prompts),
+        "wikibigedit": ("wikibigedit", flat_prompts),
     }
-    for name, (read, prompts_of) in readers.items():
+    for name, (format, prompts_of) in formats.items():
         path = getattr(options, name)
         if path is None:
             continue
         stop = None if options.limit is None else options.start + options.limit
-        everyone = read(path, on_bad="skip")
+        everyone = read(DataFile(path, format), on_bad="skip", ask=ask)
         found = everyone[options.start : stop]
         wrong = conflicts([case.request for case in found])
         cases = with_phrasings(case for i, case in enumerate(found) if i not in wrong)
