@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     backbone = load(options.model)
     config = RouterConfig(encoder=options.encoder, answer=not options.no_answer, noun_phrases=not options.no_answer)
-    ask = partial(answer, None if options.no_answer else backbone)
+    ask = partial(answered, None if options.no_answer else backbone)
     formats = {
         "counterfact": ("counterfact", counterfact_prompts),
         "popular": ("rippleedits", popular_prompts),
@@ -86,11 +86,11 @@ def main(args: Sequence[str] | None = None) -> None:
             measure(backbone, cases, kept, config, prompts, relation_only=options.relation_only)
 
 
-def answer(backbone: Backbone | None, prompt: str) -> str:
+def answered(backbone: Backbone | None, prompts: Sequence[str]) -> list[str]:
     """What the bare model says, the object before a new fact; nothing is asked where no answer counts."""
     if backbone is None:
-        return "nothing"
-    return next(iter(answers(backbone, [prompt], least=0.0, tokens=4)[0]), "nothing")
+        return ["nothing"] * len(prompts)
+    return [next(iter(found), "nothing") for found in answers(backbone, prompts, least=0.0, tokens=4)]
 
 
 def split(bank: Sequence[Relation], count: int) -> tuple[list[Relation], list[Relation]]:

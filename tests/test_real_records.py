@@ -39,7 +39,7 @@ def test_fifty_real_records(name: str, roomy_folder: Callable[[str], Path], tmp_
         "backbones": [{"model_name_or_path": str(roomy_folder(model_type))}],
         "data": {name: {"class_path": "mega_pl.data.datamodule.EditDataModule", "init_args": data}},
         "protocols": list(CHANCE),
-        "modes": ["together"],
+        "modes": ["batch"],
         "editors": {"MEGA": {"class_path": "mega_pl.editors.Mega", "init_args": {"config": mega}}},
     }
     path = tmp_path / "compare.json"

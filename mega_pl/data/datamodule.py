@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Generic, TypeVar
 
 import lightning as L
@@ -11,8 +12,8 @@ import torch.distributed as dist
 from mega_pl.asking import answers
 from mega_pl.backbone import load
 from mega_pl.data.paraphrases import with_implications, with_phrasings
-from mega_pl.data.reading import Files, data_files, read
-from mega_pl.data.records import AskModel, OnBad
+from mega_pl.data.reading import AskTogether, Files, data_files, read
+from mega_pl.data.records import OnBad
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.conflicts import check_requests, conflicts, shared_names
 from mega_pl.edits.request import EditCase, EditRequest
@@ -173,7 +174,15 @@ def _without(names: tuple[str, ...], left_out: Container[str]) -> tuple[str, ...
     return tuple(name for name in names if name not in left_out)
 
 
-def _asker(name: str) -> AskModel:
-    """What a bare model completes a prompt with; empty if it gives nothing."""
+def _asker(name: str) -> AskTogether:
+    """What a bare model completes prompts with: its likeliest answer that is not empty; empty if there is none."""
     backbone = load(name)
-    return lambda prompt: next(iter(answers(backbone, [prompt], least=0.0, tokens=8)[0]), "")
+    ask = partial(answers, backbone, least=0.0, tokens=8)
+
+    def first(prompts: Sequence[str]) -> list[str]:
+        greedy = dict(zip(prompts, ask(prompts, most=1), strict=True))
+        silent = [prompt for prompt, found in greedy.items() if not found]
+        found = greedy | dict(zip(silent, ask(silent), strict=True))
+        return ["".join(found[prompt][:1]) for prompt in prompts]
+
+    return first

@@ -1,5 +1,6 @@
 """Files of edits, each by the reader of its format, and what they say of the same edits joined."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -105,11 +106,16 @@ class DataFile:
         return "jsonl" if str(self.path).endswith((".jsonl", ".jsonl.gz")) else ""
 
 
-Files = str | DataFile | Sequence[str | DataFile]
+# The command line tries these in their order, and reads settings out of a file that is named where none is a path.
+Files = DataFile | str | Sequence[DataFile | str] | Path
 """One file or several; a text is a published one's name, or the path of one's own JSON lines."""
 
 
-def data_files(files: Files | Path) -> list[DataFile]:
+AskTogether = Callable[[Sequence[str]], Sequence[str]]
+"""Gives what a bare model completes prompts with, for records of new facts, which name no object to be replaced."""
+
+
+def data_files(files: Files) -> list[DataFile]:
     """The files one by one, each checked as far as it can be before it is read.
 
     Raises:
@@ -124,13 +130,13 @@ def data_files(files: Files | Path) -> list[DataFile]:
     return found
 
 
-def read(files: Files | Path, *, on_bad: OnBad = "raise", ask: AskModel | None = None) -> Cases:
+def read(files: Files, *, on_bad: OnBad = "raise", ask: AskTogether | None = None) -> Cases:
     """Read files, and join what they say of the same edits.
 
     Args:
         files: One file or several.
         on_bad: Whether a malformed record raises, or is left out with a warning.
-        ask: What a bare model completes a prompt with, for records of new facts, which name no object before.
+        ask: What a bare model completes prompts with, each asked once and all of a file together.
 
     Returns:
         The cases in the order of the files, those of one id joined, see `join`; then what files add to them. An edit's
@@ -147,8 +153,7 @@ def read(files: Files | Path, *, on_bad: OnBad = "raise", ask: AskModel | None =
     additions = [file for file in every if hasattr(file.reader, "add")]
     for file in every:
         if file not in additions:
-            parse = partial(file.reader.parse, **file.settings(ask=ask))
-            found = read_cases(file.local(), parse, on_bad, skip=file.skip, limit=file.limit)
+            found = _read_file(file, on_bad, ask and _answers(file, ask))
             cases = join(cases, found)
             refusals += found.refusals
     for file in additions:
@@ -156,6 +161,25 @@ def read(files: Files | Path, *, on_bad: OnBad = "raise", ask: AskModel | None =
         cases = found
         refusals += found.refusals
     return Cases(cases, refusals)
+
+
+def _read_file(file: DataFile, on_bad: OnBad, ask: AskModel | None) -> Cases:
+    parse = partial(file.reader.parse, **file.settings(ask=ask))
+    return read_cases(file.local(), parse, on_bad, skip=file.skip, limit=file.limit)
+
+
+def _answers(file: DataFile, ask: AskTogether) -> AskModel:
+    """What the model says to each prompt that a file has for it, found by reading the file once before."""
+    prompts: list[str] = []
+
+    def note(prompt: str) -> str:
+        prompts.append(prompt)
+        return prompt
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _read_file(file, "skip", note)
+    return dict(zip(prompts, ask(prompts) if prompts else (), strict=True)).__getitem__
 
 
 def add(cases: Iterable[EditCase], file: DataFile, *, on_bad: OnBad = "raise") -> Cases:

@@ -24,7 +24,7 @@ OnBad = Literal["raise", "skip"]
 """What a reader does with a record that it must refuse: raise, or leave it out, warn once a file and count it."""
 
 AskModel = Callable[[str], str]
-"""Gives what a bare model completes a prompt with, for records of new facts, which name no object to be replaced."""
+"""Gives what a bare model completes a prompt with, for a record of a new fact, which names no object to be replaced."""
 
 
 class Cases(list[EditCase]):

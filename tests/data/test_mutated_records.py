@@ -86,7 +86,7 @@ def test_damaged_records_are_read_or_named(name: str, tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                read(file, ask=lambda prompt: "nothing")
+                read(file, ask=lambda prompts: ["nothing" for prompt in prompts])
             except MegaError as error:
                 refused += 1
                 line = str(error)
@@ -95,7 +95,7 @@ def test_damaged_records_are_read_or_named(name: str, tmp_path: Path) -> None:
                 assert len(line) < 1000, (seed, len(line))
             else:
                 taken += 1
-            skipped = read(file, on_bad="skip", ask=lambda prompt: "nothing")
+            skipped = read(file, on_bad="skip", ask=lambda prompts: ["nothing" for prompt in prompts])
             assert len(skipped) or skipped.refusals, seed  # what is left out is counted
     assert taken > RECORDS / 20
     assert refused > RECORDS / 20

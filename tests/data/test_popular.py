@@ -294,20 +294,27 @@ def test_a_new_fact_takes_what_the_model_says_before(write_json: Callable[[objec
     path = write_json([ripple(example_type="recent", edit=edit)])
     with pytest.raises(ValueError, match=r"record 0: `edit\.original_fact` must tell the object before, .*`ask`"):
         read(DataFile(path, "rippleedits"))
-    (case,) = read(DataFile(path, "rippleedits"), ask={"The name of the mother of Ann Lee is": "Ruth"}.__getitem__)
+    (case,) = read(
+        DataFile(path, "rippleedits"),
+        ask=lambda prompts: [{"The name of the mother of Ann Lee is": "Ruth"}[prompt] for prompt in prompts],
+    )
     assert (case.request.subject, case.request.target_new, case.request.target_true) == ("Ann Lee", "Eve", "Ruth")
     with pytest.raises(ValueError, match="record 0: `target_new` of edit '0' must differ"):
-        read(DataFile(path, "rippleedits"), ask=lambda prompt: "Eve")  # the model knows it already
+        read(
+            DataFile(path, "rippleedits"), ask=lambda prompts: ["Eve" for prompt in prompts]
+        )  # the model knows it already
     with pytest.raises(ValueError, match=r"record 0: `edit\.subject` must be given where no known cloze fits"):
         read(
             DataFile(write_json([ripple(edit={**edit, "relation": "FONDNESS"})]), "rippleedits"),
-            ask=lambda prompt: "Ruth",
+            ask=lambda prompts: ["Ruth" for prompt in prompts],
         )
 
 
 def test_a_fact_that_has_an_original_is_not_asked_for(write_json: Callable[[object], Path]) -> None:
     assert (
-        read(DataFile(write_json([ripple()]), "rippleedits"), ask=lambda prompt: "Ruth")[0].request.target_true
+        read(DataFile(write_json([ripple()]), "rippleedits"), ask=lambda prompts: ["Ruth" for prompt in prompts])[
+            0
+        ].request.target_true
         == "Mary Lee"
     )
 
@@ -437,7 +444,10 @@ def test_knowedit_may_list_true_objects_or_have_none(write_json: Callable[[objec
         read(DataFile(write_json([knowedit(ground_truth=["Eve", "Ruth"])]), "knowedit"))[0].request.target_true
         == "Ruth"
     )
-    told = read(DataFile(write_json([knowedit(ground_truth=None)]), "knowedit"), ask=lambda prompt: f"after {prompt}")
+    told = read(
+        DataFile(write_json([knowedit(ground_truth=None)]), "knowedit"),
+        ask=lambda prompts: [f"after {prompt}" for prompt in prompts],
+    )
     assert told[0].request.target_true == "after The name of the mother of Ann Lee is"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -118,6 +118,22 @@ def test_settings_are_refused_before_a_file_is_looked_for(file: DataFile, messag
             work(file)
 
 
+def test_a_model_is_asked_once_for_all_records_of_a_part(write_json: Write) -> None:
+    subjects = ("Ann", "Bob", "Cid", "Dan")
+    path = write_json([{"subject": name, "prompt": f"Who is {name}?", "target_new": "Eve"} for name in subjects])
+    calls: list[Sequence[str]] = []
+
+    def ask(prompts: Sequence[str]) -> list[str]:
+        calls.append(prompts)
+        return [prompt.upper() for prompt in prompts]
+
+    cases = read(DataFile(path, "wikibigedit", skip=1, limit=2), ask=ask)
+    assert calls == [["Who is Bob?", "Who is Cid?"]]
+    assert [case.request.target_true for case in cases] == ["WHO IS BOB?", "WHO IS CID?"]
+    read(DataFile(write_json([line("a")]), "jsonl"), ask=ask)
+    assert len(calls) == 1, "no record wants to know"
+
+
 def test_a_file_of_edits_does_not_add_to_others(write_json: Write) -> None:
     with pytest.raises(ValueError, match=r"`format` of '.*' must add to edits, but jsonl has edits; `read` it"):
         add([], DataFile(write_json([line("a")]), "jsonl"))
@@ -137,7 +153,7 @@ def test_a_file_of_edits_does_not_add_to_others(write_json: Write) -> None:
 )
 def test_files_are_written_on_the_command_line(words: str, files: Any) -> None:
     parser = ArgumentParser()
-    parser.add_class_arguments(EditDataModule, "data")
+    parser.add_class_arguments(EditDataModule, "data", sub_configs=True)
     config = parser.parse_args([f"--data.files={words}"])
     made = parser.instantiate(config).data
     assert made.files == data_files(files)
@@ -147,8 +163,13 @@ def test_files_are_written_on_the_command_line(words: str, files: Any) -> None:
 
 def test_a_path_on_the_command_line_may_hold_anything(tmp_path: Path) -> None:
     path = tmp_path / "my, [odd] {file}: 1.jsonl"
-    path.write_text(json.dumps(line("a")), "utf-8")
     parser = ArgumentParser()
-    parser.add_class_arguments(EditDataModule, "data")
-    data = parser.instantiate(parser.parse_args([f"--data.files={path}"])).data
-    assert ids(data.files) == ["a"]
+    parser.add_class_arguments(EditDataModule, "data", sub_configs=True)  # as Lightning does
+    for content in (json.dumps(line("a")), json.dumps([line("a")])):
+        path.write_text(content, "utf-8")
+        data = parser.instantiate(parser.parse_args([f"--data.files={path}"])).data
+        assert ids(data.files) == ["a"]
+    for content in ("[]", "[popular]", "popular", "{path: popular}"):
+        path.write_text(content, "utf-8")
+        data = parser.instantiate(parser.parse_args([f"--data.files={path}"])).data
+        assert data.files == [DataFile(str(path))], "the content of a file is none of the parser's business"

@@ -35,13 +35,15 @@ CASE = EditCase(
 
 def test_the_object_before_is_what_a_model_says(write_json: Callable[[object], Path]) -> None:
     path = write_json([RECORD])
-    assert read(DataFile(path, "wikibigedit"), ask={RECORD["prompt"]: "Surrey"}.__getitem__) == [CASE]
+    assert read(
+        DataFile(path, "wikibigedit"), ask=lambda prompts: [{RECORD["prompt"]: "Surrey"}[prompt] for prompt in prompts]
+    ) == [CASE]
     with pytest.raises(ValueError, match=r"`ground_truth` must tell the object before, but is missing; name a model"):
         read(DataFile(path, "wikibigedit"))
     with pytest.raises(ValueError, match=r"`ask` must name a model that completes 'In which .*', but it gives nothing"):
-        read(DataFile(path, "wikibigedit"), ask=lambda prompt: "")
+        read(DataFile(path, "wikibigedit"), ask=lambda prompts: ["" for prompt in prompts])
     with pytest.raises(ValueError, match="must differ from `target_true`, but both are 'Kent'"):
-        read(DataFile(path, "wikibigedit"), ask=lambda prompt: "Kent")
+        read(DataFile(path, "wikibigedit"), ask=lambda prompts: ["Kent" for prompt in prompts])
     with pytest.raises(ValueError, match="`prompt` must contain the subject 'Ann' exactly once, but got 'Who is"):
         read(DataFile(write_json([{**RECORD, "subject": "Ann", "prompt": "Who is it?"}]), "wikibigedit"))
 
@@ -49,7 +51,7 @@ def test_the_object_before_is_what_a_model_says(write_json: Callable[[object], P
 def test_questions_between_labels(write_json: Callable[[object], Path]) -> None:
     posed = {"Q: In which county does Ann Lee live?\nA:": "Surrey"}
     file = DataFile(write_json([RECORD]), "wikibigedit", question_form="qa")
-    assert read(file, ask=posed.__getitem__) == [
+    assert read(file, ask=lambda prompts: [posed[prompt] for prompt in prompts]) == [
         replace(
             CASE,
             request=replace(CASE.request, prompt=f"Q: {CASE.request.prompt}\nA:", phrasings=(CASE.request.prompt,)),
@@ -62,5 +64,7 @@ def test_questions_between_labels(write_json: Callable[[object], Path]) -> None:
 def test_all_real_records_parse(shared_data: Path) -> None:
     file = DataFile(shared_data / "scale" / "wikibigedit_1500.json", "wikibigedit")
     for form in ("bare", "qa"):
-        cases = read(replace(file, question_form=form), ask=lambda prompt: "nothing", on_bad="skip")
+        cases = read(
+            replace(file, question_form=form), ask=lambda prompts: ["nothing" for prompt in prompts], on_bad="skip"
+        )
         assert (len(cases), cases.refusals) == (1500, ())
