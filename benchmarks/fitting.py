@@ -23,6 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from mega_pl import Backbone, EditRequest, load
 from mega_pl.asking import encoded_batches, last_states
 from mega_pl.backbone import tokens_that_fit
+from mega_pl.data import DataFile
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.edits.storage import write_text
 from mega_pl.fitting import EditFitter, FitConfig, PromptConfig
@@ -95,8 +96,7 @@ def _requests(options: argparse.Namespace) -> list[EditRequest]:
         data: EditDataModule = LabDataModule(limit=options.edits)
     else:
         data = EditDataModule(
-            source=None,
-            counterfact=str(options.counterfact),
+            DataFile(options.counterfact, "counterfact"),
             limit=options.edits,
             on_bad="skip",
             relation_phrasings=True,

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from mega_pl import Backbone, EditBank, EditRequest, load
+from mega_pl.data import DataFile
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.edits import RouterConfig
 from mega_pl.edits.storage import write_text
@@ -95,7 +96,7 @@ def _requests(backbone: Backbone, options: argparse.Namespace) -> list[EditReque
     if options.counterfact is None:
         data = LabDataModule(split="test")
     else:
-        data = EditDataModule(counterfact=options.counterfact, on_bad="skip", relation_phrasings=True)
+        data = EditDataModule(DataFile(options.counterfact, "counterfact"), on_bad="skip", relation_phrasings=True)
     data.setup("fit")
     requests = [case.request for case in data.cases[options.start :]]
     long = [r for r in requests if len(backbone.answer_ids(r.filled, r.target_new)) >= options.least]

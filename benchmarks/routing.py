@@ -17,10 +17,8 @@ from pathlib import Path
 
 from mega_pl import Backbone, EditCase, load
 from mega_pl.asking import answers, in_batches, token_counts
-from mega_pl.data import read_counterfact, with_phrasings
-from mega_pl.data.easyedit import read_easyedit
+from mega_pl.data import DataFile, read, with_phrasings
 from mega_pl.data.relations import Relation, relations
-from mega_pl.data.rippleedits import read_rippleedits
 from mega_pl.edits import NO_EDIT, ContentRouter, Route, RouterConfig
 from mega_pl.edits.conflicts import conflicts
 from mega_pl.edits.request import SLOT, Probe
@@ -58,19 +56,19 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     backbone = load(options.model)
     config = RouterConfig(encoder=options.encoder, answer=not options.no_answer, noun_phrases=not options.no_answer)
-    ask = partial(answer, None if options.no_answer else backbone)
-    readers = {
-        "counterfact": (read_counterfact, counterfact_prompts),
-        "popular": (read_rippleedits, popular_prompts),
-        "easyedit": (read_easyedit, flat_prompts),
-        "wikibigedit": (partial(read_easyedit, ask=ask), flat_prompts),
+    ask = partial(answered, None if options.no_answer else backbone)
+    formats = {
+        "counterfact": ("counterfact", counterfact_prompts),
+        "popular": ("rippleedits", popular_prompts),
+        "easyedit": ("easyedit", flat_prompts),
+        "wikibigedit": ("wikibigedit", flat_prompts),
     }
-    for name, (read, prompts_of) in readers.items():
+    for name, (format, prompts_of) in formats.items():
         path = getattr(options, name)
         if path is None:
             continue
         stop = None if options.limit is None else options.start + options.limit
-        everyone = read(path, on_bad="skip")
+        everyone = read(DataFile(path, format), on_bad="skip", ask=ask)
         found = everyone[options.start : stop]
         wrong = conflicts([case.request for case in found])
         cases = with_phrasings(case for i, case in enumerate(found) if i not in wrong)
@@ -88,11 +86,11 @@ def main(args: Sequence[str] | None = None) -> None:
             measure(backbone, cases, kept, config, prompts, relation_only=options.relation_only)
 
 
-def answer(backbone: Backbone | None, prompt: str) -> str:
+def answered(backbone: Backbone | None, prompts: Sequence[str]) -> list[str]:
     """What the bare model says, the object before a new fact; nothing is asked where no answer counts."""
     if backbone is None:
-        return "nothing"
-    return next(iter(answers(backbone, [prompt], least=0.0, tokens=4)[0]), "nothing")
+        return ["nothing"] * len(prompts)
+    return [next(iter(found), "nothing") for found in answers(backbone, prompts, least=0.0, tokens=4)]
 
 
 def split(bank: Sequence[Relation], count: int) -> tuple[list[Relation], list[Relation]]:

@@ -14,8 +14,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from mega_pl.commands import attribute, compare, export, predict
 from mega_pl.commands.dry_run import rehearse_fit
+from mega_pl.data import write_example
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.jsonl import write_example
 from mega_pl.errors import MegaError, MegaValueError
 from mega_pl.module import MegaModule
 

@@ -38,7 +38,7 @@ class Ran:
             seed=3,
             protocols=protocols,
         )
-        self.data = EditDataModule(edits=str(edits), edits_per_batch=2)
+        self.data = EditDataModule(str(edits), edits_per_batch=2)
         self.trainer = L.Trainer(
             accelerator="cpu",
             devices=1,

@@ -39,7 +39,7 @@ def options(model: Path | str, edits: Path | str) -> list[str]:
         *("--trainer.callbacks+", "mega_pl.callbacks.BankCheckpoint"),
         *("--trainer.callbacks+", "mega_pl.callbacks.ResultTable"),
         *("--model.model_name_or_path", str(model)),
-        *("--data", "mega_pl.data.datamodule.EditDataModule", "--data.edits", str(edits)),
+        *("--data", "mega_pl.data.datamodule.EditDataModule", "--data.files", str(edits)),
     ]
 
 
@@ -64,7 +64,7 @@ def test_every_config_runs_one_batch(config: Path, roomy_folder: Folder, edit_li
     if "lab" not in config.stem:
         records = tmp_path / "counterfact.json"
         records.write_text(json.dumps([counterfact(i, line) for i, line in enumerate(edit_lines)]), encoding="utf-8")
-        args += ["--data.init_args.counterfact", str(records), "--data.init_args.source", "null"]
+        args += ["--data.init_args.files", f"[{{path: {records}, format: counterfact}}]"]
     else:
         args += ["--data.init_args.known_by", "null"]  # the lab's facts, whether or not the model knows them
     main(["fit", "--config", str(config), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", *args])
@@ -134,7 +134,7 @@ def comparison(folder: Path, model: Path, edits: Path, editor: str, rest: str) -
         f"""
 folder: run
 backbones: [{{model_name_or_path: {model}}}]
-data: {{mine: {{class_path: mega_pl.data.datamodule.EditDataModule, init_args: {{edits: {edits}}}}}}}
+data: {{mine: {{class_path: mega_pl.data.datamodule.EditDataModule, init_args: {{files: {edits}}}}}}}
 editors: {{mine: {{class_path: mega_pl.editors.{editor}}}}}
 {rest}
 """,
@@ -168,7 +168,7 @@ def test_what_is_said_on_the_line_holds_wherever_its_config_stands(
     edits_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configs = Path(__file__).parents[1] / "configs"
-    own = ["--data.init_args.edits", str(edits_file), "--data", "mega_pl.data.datamodule.EditDataModule"]
+    own = ["--data.init_args.files", str(edits_file), "--data", "mega_pl.data.datamodule.EditDataModule"]
     lines = {
         "fit": [*own, "--trainer.max_epochs", "7", "--config", str(configs / "lab_gpt2.yaml")],
         "compare": ["--folder=mine", f"--config={configs / 'compare_lab_gpt2.yaml'}"],
@@ -179,7 +179,7 @@ def test_what_is_said_on_the_line_holds_wherever_its_config_stands(
             main([command, *words, "--print_config"])
         told[command] = capsys.readouterr().out
     assert "  max_epochs: 7\n" in told["fit"]
-    assert f"    edits: {edits_file}\n" in told["fit"]
+    assert f"    files: {edits_file}\n" in told["fit"]
     assert "folder: mine\n" in told["compare"]
 
 
@@ -242,7 +242,7 @@ def test_a_template_of_edits_is_a_data_set(tmp_path: Path, roomy_folder: Folder)
     [
         (["--model.sites", "[resid_mid.9]"], r"must lie in \[0, 3\].*got 9"),
         (["--model.router.layer", "4"], r"`layer` must lie in \[0, 3\] for this model, but got 4"),
-        (["--data.edits", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),
+        (["--data.files", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),
         (["--model.model_name_or_path", "./nowhere"], "'./nowhere'"),
     ],
 )
@@ -320,8 +320,8 @@ BAD_OPTIONS = {
     "no tokens a batch": (["--model.tokens_per_batch", "0"], "`tokens_per_batch` must be at least 1"),
     "router of all": (["--model.router.false_alarms", "1.5"], r"`false_alarms` must lie in \(0, 1\)"),
     "no edits": (["--data.limit", "0"], "`limit` must be at least 1"),
-    "no file": (["--data.edits", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),
-    "a folder for a file": (["--data.edits", ".."], r"data must come from a file, but '\.\.' is a folder"),
+    "no file": (["--data.files", "nowhere.jsonl"], "there is no 'nowhere.jsonl'"),
+    "a folder for a file": (["--data.files", ".."], r"data must come from a file, but '\.\.' is a folder"),
 }
 
 

@@ -35,7 +35,7 @@ def fit(run):
     )
     module = MegaModule(model, sites=["resid_mid.2", "resid_mid.3"], prompts=PromptConfig(prefixes=1))
     last = run / "last.ckpt"
-    trainer.fit(module, EditDataModule(edits=edits, edits_per_batch=1), ckpt_path=last if last.exists() else None)
+    trainer.fit(module, EditDataModule(edits, edits_per_batch=1), ckpt_path=last if last.exists() else None)
 
 
 def killed(work, seconds):

@@ -15,7 +15,7 @@ from mega_pl.attribution.steering import edit_importance, steering_norms
 from mega_pl.backbone import Site, SiteKind, load, record, steer
 from mega_pl.callbacks import AttributionLayerSelection
 from mega_pl.cli import main
-from mega_pl.data import read_jsonl
+from mega_pl.data import read
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Edited, Editor
 from mega_pl.fitting import FitConfig
@@ -80,14 +80,14 @@ def fit(roomy_folder, edits_file, tmp_path):
             callbacks=[callback],
             **options,
         )
-        trainer.fit(module, datamodule=EditDataModule(edits=str(edits_file)))
+        trainer.fit(module, datamodule=EditDataModule(str(edits_file)))
         return module
 
     return run
 
 
 def test_a_fit_steers_where_the_contrast_says_and_records_why(fit, contrast_file, tmp_path, capsys):
-    data = EditDataModule(edits=str(contrast_file))
+    data = EditDataModule(str(contrast_file))
     callback = AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache"))
     module = fit(callback)
     told = json.loads((tmp_path / "run" / "attribution.json").read_text("utf-8"))
@@ -101,7 +101,7 @@ def test_a_fit_steers_where_the_contrast_says_and_records_why(fit, contrast_file
 
 
 def test_the_contrast_is_read_where_it_has_been_made(tiny_backbone, contrast_file, tmp_path, monkeypatch):
-    backbone, data = tiny_backbone("gpt2"), EditDataModule(edits=str(contrast_file))
+    backbone, data = tiny_backbone("gpt2"), EditDataModule(str(contrast_file))
     data.setup("fit")
     first = select(backbone, [Pushing()], data.cases, CONFIG, cache=tmp_path)
     monkeypatch.setattr("mega_pl.attribution.selection.changes_by", None)
@@ -120,7 +120,7 @@ def test_a_window_that_is_too_small_is_refused_before_any_edit(tiny_backbone, co
 
 @pytest.mark.parametrize(("family", "kind"), [("gpt2", "resid_mid"), ("gpt_neox", "resid_post")])
 def test_a_chosen_block_is_steered_where_the_model_has_a_site(tiny_backbone, contrast_file, tmp_path, family, kind):
-    backbone, data = tiny_backbone(family), EditDataModule(edits=str(contrast_file))
+    backbone, data = tiny_backbone(family), EditDataModule(str(contrast_file))
     data.setup("fit")
     chosen = select(backbone, [Pushing(kind="attn_out")], data.cases, CONFIG, cache=tmp_path).sites
     assert [site.kind for site in chosen] == [kind, kind]
@@ -136,7 +136,7 @@ def test_what_a_model_lacks_is_refused_before_any_edit(tiny_backbone, tmp_path, 
 
 
 def test_another_backbone_is_asked_again(tiny_backbone, contrast_file, tmp_path):
-    data = EditDataModule(edits=str(contrast_file))
+    data = EditDataModule(str(contrast_file))
     data.setup("fit")
     for family in ("gpt2", "llama"):
         select(tiny_backbone(family), [Pushing()], data.cases, CONFIG, cache=tmp_path)
@@ -144,14 +144,14 @@ def test_another_backbone_is_asked_again(tiny_backbone, contrast_file, tmp_path)
 
 
 def test_edits_that_are_fitted_too_are_refused_before_any_work(fit, edits_file, tmp_path):
-    callback = AttributionLayerSelection(EditDataModule(edits=str(edits_file)), [Pushing()], CONFIG)
+    callback = AttributionLayerSelection(EditDataModule(str(edits_file)), [Pushing()], CONFIG)
     with pytest.raises(ValueError, match=r"edits of the contrast must not be fitted too, but 'france' .* is; take"):
         fit(callback)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_trial_run_leaves_nothing_behind(fit, contrast_file, tmp_path):
-    data = EditDataModule(edits=str(contrast_file))
+    data = EditDataModule(str(contrast_file))
     fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")), fast_dev_run=True)
     assert not (tmp_path / "run" / "attribution.json").exists()
 
@@ -159,7 +159,7 @@ def test_a_trial_run_leaves_nothing_behind(fit, contrast_file, tmp_path):
 def test_the_command_writes_what_a_fit_would_read(roomy_folder, contrast_file, tmp_path, capsys):
     args = {
         "model_name_or_path": str(roomy_folder("llama")),
-        "data": {"class_path": "mega_pl.data.datamodule.EditDataModule", "init_args": {"edits": str(contrast_file)}},
+        "data": {"class_path": "mega_pl.data.datamodule.EditDataModule", "init_args": {"files": str(contrast_file)}},
         "editors": [{"class_path": "mega_pl.editors.Ike"}],
         "folder": str(tmp_path / "out"),
         "cache": str(tmp_path / "cache"),
@@ -177,7 +177,7 @@ def test_the_command_writes_what_a_fit_would_read(roomy_folder, contrast_file, t
 
 def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
     backbone = load(str(roomy_folder("gpt2")))
-    requests = [case.request for case in read_jsonl(edits_file)]
+    requests = [case.request for case in read(edits_file)]
     sites = [Site(2, "resid_mid"), Site(3, "resid_mid")]
     bank = fit_bank(backbone, requests, FitConfig(sites=tuple(map(str, sites)), prompts=PromptConfig(prefixes=1)))
     shares = []
@@ -200,7 +200,7 @@ def test_steering_is_as_long_as_the_maps_say(roomy_folder, edits_file):
 
 def test_an_edit_is_seen_before_and_after_it(roomy_folder, edits_file):
     backbone = load(str(roomy_folder("gpt2")))
-    requests = [case.request for case in read_jsonl(edits_file)]
+    requests = [case.request for case in read(edits_file)]
     bank = fit_bank(backbone, requests, FitConfig(prompts=PromptConfig(prefixes=1)))
     before, after = edit_importance(backbone, bank, "germany")
     prompt = [requests[1].filled]
@@ -214,7 +214,7 @@ def test_an_edit_is_seen_before_and_after_it(roomy_folder, edits_file):
 
 
 def test_sites_cannot_change_after_edits_have_been_fitted(fit, contrast_file, tmp_path):
-    data = EditDataModule(edits=str(contrast_file))
+    data = EditDataModule(str(contrast_file))
     module = fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")))
     module.steer_at(module.sites)  # control: the same sites are no change
     with pytest.raises(ValueError, match=r"`sites` must be those of the edits fitted so far, .* start a new fit"):
@@ -224,7 +224,7 @@ def test_sites_cannot_change_after_edits_have_been_fitted(fit, contrast_file, tm
 
 
 def test_a_checkpoint_remembers_the_chosen_sites(fit, contrast_file, roomy_folder, tmp_path):
-    data = EditDataModule(edits=str(contrast_file))
+    data = EditDataModule(str(contrast_file))
     module = fit(AttributionLayerSelection(data, [Pushing()], CONFIG, cache=str(tmp_path / "cache")))
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)

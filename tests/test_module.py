@@ -57,7 +57,7 @@ def data(edits_file: Path) -> Callable[..., EditDataModule]:
     """`data(**options)` are the four edits, two in a batch."""
 
     def make(**options: Any) -> EditDataModule:
-        return EditDataModule(edits=str(edits_file), **{"edits_per_batch": 2} | options)
+        return EditDataModule(str(edits_file), **{"edits_per_batch": 2} | options)
 
     return make
 

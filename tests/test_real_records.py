@@ -29,17 +29,17 @@ ABSENT = {"counterfact": {"edit_success"}, "popular": {"gen", "paraphrase_score"
 @pytest.mark.parametrize("name", FILES)
 def test_fifty_real_records(name: str, roomy_folder: Callable[[str], Path], tmp_path: Path) -> None:
     shared = Path(os.environ.get("MEGA_PL_SHARED", Path(__file__).parents[2] / "shared"))
-    model_type, option, file = FILES[name]
+    model_type, format, file = FILES[name]
     if not (shared / "data" / file).is_file():
         pytest.skip(f"no real records in {shared}; set MEGA_PL_SHARED to the folder that holds them")
-    data = {option: str(shared / "data" / file), "limit": 50, "relation_phrasings": True}
+    data = {"files": [{"path": str(shared / "data" / file), "format": format}], "limit": 50, "relation_phrasings": True}
     mega = {"sites": ["resid_mid.2", "resid_mid.3"], "prompts": {"prefixes": 1}}
     config = {
         "folder": str(tmp_path / "run"),
         "backbones": [{"model_name_or_path": str(roomy_folder(model_type))}],
         "data": {name: {"class_path": "mega_pl.data.datamodule.EditDataModule", "init_args": data}},
         "protocols": list(CHANCE),
-        "modes": ["together"],
+        "modes": ["batch"],
         "editors": {"MEGA": {"class_path": "mega_pl.editors.Mega", "init_args": {"config": mega}}},
     }
     path = tmp_path / "compare.json"

@@ -47,7 +47,7 @@ def module(roomy_folder: Callable[[str], Path]) -> Make:
 @pytest.fixture
 def data(edits_file: Path) -> Make:
     def make(**options: Any) -> EditDataModule:
-        return EditDataModule(edits=str(edits_file), **{"edits_per_batch": 1} | options)
+        return EditDataModule(str(edits_file), **{"edits_per_batch": 1} | options)
 
     return make
 
@@ -359,7 +359,7 @@ if __name__ == "__main__":
         enable_progress_bar=False, enable_model_summary=False, callbacks=[BankCheckpoint(), ResultTable()],
     )
     module = MegaModule(model, sites=["resid_mid.2", "resid_mid.3"], prompts=PromptConfig(prefixes=1))
-    run.fit(module, datamodule=EditDataModule(edits=edits, edits_per_batch=1))
+    run.fit(module, datamodule=EditDataModule(edits, edits_per_batch=1))
 """
 
 

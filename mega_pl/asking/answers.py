@@ -16,6 +16,7 @@ def answers(
     prompts: Sequence[str],
     *,
     least: float = 0.1,
+    most: int = 5,
     tokens: int = 12,
     tokens_per_batch: int = TOKENS,
 ) -> list[tuple[str, ...]]:
@@ -25,6 +26,7 @@ def answers(
         backbone: The bare model.
         prompts: Questions that end before the answer.
         least: Least probability of an answer's first token.
+        most: The most first tokens, the likeliest.
         tokens: The most tokens of an answer; it ends before the first full stop or line break.
         tokens_per_batch: The most tokens of a batch.
 
@@ -33,7 +35,7 @@ def answers(
     """
     starts: list[tuple[int, int]] = []
     for rows, encoded in encoded_batches(backbone, prompts, tokens_per_batch):
-        chances, ids = backbone.last_logits(encoded).softmax(-1).topk(5)
+        chances, ids = backbone.last_logits(encoded).softmax(-1).topk(most)
         for i, row, of_row in zip(rows, chances.tolist(), ids.tolist(), strict=True):
             starts += [(i, token) for chance, token in zip(row, of_row, strict=True) if chance >= least]
     asked, first = [prompts[i] for i, _ in starts], [token for _, token in starts]

@@ -1,11 +1,6 @@
-"""Readers of edits, one file a benchmark, and edits as Lightning data."""
+"""Files of edits, one reader a format, and edits as Lightning data."""
 
-from mega_pl.data.counterfact import read_counterfact
-from mega_pl.data.easyedit import add_aliases, add_portability, read_easyedit
 from mega_pl.data.join import join
-from mega_pl.data.jsonl import read_jsonl, write_example
-from mega_pl.data.knowedit import read_knowedit
-from mega_pl.data.mquake import read_mquake
 from mega_pl.data.paraphrases import (
     evaluation_prompts,
     implications_for,
@@ -13,29 +8,23 @@ from mega_pl.data.paraphrases import (
     with_implications,
     with_phrasings,
 )
+from mega_pl.data.readers.jsonl import write_example
+from mega_pl.data.reading import DataFile, add, read
 from mega_pl.data.records import Cases
 from mega_pl.data.relations import Relation, implications, noun_phrases, relations
-from mega_pl.data.rippleedits import read_rippleedits
-from mega_pl.data.zsre import read_zsre
 
 __all__ = [
     "Cases",
+    "DataFile",
     "Relation",
-    "add_aliases",
-    "add_portability",
+    "add",
     "evaluation_prompts",
     "implications",
     "implications_for",
     "join",
     "noun_phrases",
     "phrasings_for",
-    "read_counterfact",
-    "read_easyedit",
-    "read_jsonl",
-    "read_knowedit",
-    "read_mquake",
-    "read_rippleedits",
-    "read_zsre",
+    "read",
     "relations",
     "with_implications",
     "with_phrasings",

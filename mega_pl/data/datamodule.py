@@ -1,7 +1,7 @@
 """Edits and their tests as Lightning data."""
 
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
@@ -9,23 +9,15 @@ from typing import Generic, TypeVar
 import lightning as L
 import torch.distributed as dist
 
-from mega_pl.data.counterfact import read_counterfact
-from mega_pl.data.easyedit import add_aliases, add_portability, read_easyedit
-from mega_pl.data.join import join
-from mega_pl.data.jsonl import read_jsonl
-from mega_pl.data.knowedit import read_knowedit
-from mega_pl.data.mquake import read_mquake
-from mega_pl.data.multilingual import add_translations
+from mega_pl.asking import answers
+from mega_pl.backbone import load
 from mega_pl.data.paraphrases import with_implications, with_phrasings
-from mega_pl.data.records import Cases, OnBad, Reader
-from mega_pl.data.rippleedits import read_rippleedits
-from mega_pl.data.sources import SOURCES, fetch
-from mega_pl.data.zsre import read_zsre
+from mega_pl.data.reading import AskTogether, Files, data_files, read
+from mega_pl.data.records import OnBad
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.conflicts import check_requests, conflicts, shared_names
 from mega_pl.edits.request import EditCase, EditRequest
 from mega_pl.errors import MegaValueError
-from mega_pl.functional.language import Language
 from mega_pl.functional.text import counted
 
 Item = TypeVar("Item")
@@ -65,48 +57,32 @@ class EditDataModule(L.LightningDataModule):
         refusals: For each record left out, and each phrasing of one, its file, place, field and reason.
 
     Args:
-        counterfact: A file in CounterFact's schema.
-        rippleedits: A file in RippleEdits' schema.
-        knowedit: A file in KnowEdit's schema.
-        edits: A file of your own edits, one JSON object a line with the fields of `EditRequest`.
+        files: One file or several, each the name of a published one, a path of one's own JSON lines, or a `DataFile`,
+            which names the path and the format.
         limit: The most edits to take, from the front or after those skipped.
+        skip: Edits to leave out at the front, for example those that another split takes.
         edits_per_batch: Edits that are fitted, or judged, together.
         on_bad: Whether a malformed record ends the run, or is left out and counted.
-        easyedit: A file of CounterFact in EasyEdit's schema.
-        zsre: A file of zsRE in MEND's schema.
-        mquake: A file in MQuAKE's schema.
-        source: A published source by its name in `mega_pl.data.sources`, downloaded once.
-        portability: EasyEdit's file of portability questions about the edits.
-        aliases: EasyEdit's file of other names of the edits' subjects.
+        ask: Name of a model, as in `load`, that is asked for the object before where a record of a new fact names none.
         relation_phrasings: Whether edits get the phrasings of their relation from `mega_pl.data.relations`; an
             evaluation asks none of them.
         relation_implications: Whether edits without implications get those of their relation; a fit takes the ones
             that the model follows.
-        skip: Edits to leave out at the front, for example those that another split takes.
-        translations: By language code files of CounterFact edits as questions, which the probe of other languages asks.
         subject_aliases: Whether edits keep the other names of their subjects that files give, some of them the names
             that tests of aliases ask.
     """
 
     def __init__(
         self,
-        counterfact: str | None = None,
-        rippleedits: str | None = None,
-        knowedit: str | None = None,
-        edits: str | None = None,
+        files: Files = (),
+        *,
         limit: int | None = None,
+        skip: int = 0,
         edits_per_batch: int = 8,
         on_bad: OnBad = "raise",
-        easyedit: str | None = None,
-        zsre: str | None = None,
-        mquake: str | None = None,
-        source: str | None = None,
-        portability: str | None = None,
-        aliases: str | None = None,
+        ask: str | None = None,
         relation_phrasings: bool = False,
         relation_implications: bool = False,
-        skip: int = 0,
-        translations: dict[Language, str] | None = None,
         subject_aliases: bool = True,
     ) -> None:
         super().__init__()
@@ -117,35 +93,18 @@ class EditDataModule(L.LightningDataModule):
             check_type(f"`{name}`", value, int)
             if value < 1:
                 raise MegaValueError(f"`{name}` must be at least 1, but got {value}.")
-        if source is not None and source not in SOURCES:
-            raise MegaValueError(f"`source` must be one of {', '.join(SOURCES)}, but got {source!r}.")
-        files: list[tuple[Reader, str | None]] = [
-            (read_counterfact, counterfact),
-            (read_easyedit, easyedit),
-            (read_rippleedits, rippleedits),
-            (read_knowedit, knowedit),
-            (read_zsre, zsre),
-            (read_mquake, mquake),
-            (read_jsonl, edits),
-        ]
-        self.files = [(read, path) for read, path in files if path is not None]
-        additions = ((add_portability, portability), (add_aliases, aliases))
-        self.additions: list[tuple[Callable[..., Cases], str]] = [
-            (a, path) for a, path in additions if path is not None
-        ]
-        self.additions += [(partial(add_translations, language=lang), p) for lang, p in (translations or {}).items()]
-        self.source, self.subject_aliases = source, subject_aliases
+        self.files, self.ask = data_files(files), ask
         self.relation_phrasings, self.relation_implications = relation_phrasings, relation_implications
-        self.refusals: list[str] = []
-        self.skip = skip
-        self.limit, self.edits_per_batch = limit, edits_per_batch
+        self.subject_aliases = subject_aliases
+        self.skip, self.limit, self.edits_per_batch = skip, limit, edits_per_batch
         self.on_bad: OnBad = on_bad
+        self.refusals: list[str] = []
         self.cases: list[EditCase] = []
 
     def prepare_data(self) -> None:
-        """Download the source once a machine."""
-        if self.source is not None:
-            fetch(self.source)
+        """Download published files once a machine."""
+        for file in self.files:
+            file.local()
 
     def read(self) -> list[EditCase]:
         """All cases of the files.
@@ -153,22 +112,9 @@ class EditDataModule(L.LightningDataModule):
         Raises:
             ValueError: If no file is named, or one is missing or malformed.
         """
-        files = list(self.files)
-        if self.source is not None:
-            files.insert(0, (SOURCES[self.source].read, str(fetch(self.source))))
-        if not files:
-            raise MegaValueError("data must come from a file, but none is named; set one of the data options.")
-        cases: list[EditCase] = []
-        self.refusals = []
-        for read, path in files:
-            found = read(path, on_bad=self.on_bad)
-            cases = join(cases, found)
-            self.refusals += found.refusals
-        for add, path in self.additions:
-            found = add(cases, path, on_bad=self.on_bad)
-            cases = found
-            self.refusals += found.refusals
-        return cases
+        found = read(self.files, on_bad=self.on_bad, ask=_asker(self.ask) if self.ask else None)
+        self.refusals = list(found.refusals)
+        return found
 
     def setup(self, stage: str) -> None:
         """Read the files once."""
@@ -226,3 +172,17 @@ class EditDataModule(L.LightningDataModule):
 
 def _without(names: tuple[str, ...], left_out: Container[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in left_out)
+
+
+def _asker(name: str) -> AskTogether:
+    """What a bare model completes prompts with: its likeliest answer that is not empty; empty if there is none."""
+    backbone = load(name)
+    ask = partial(answers, backbone, least=0.0, tokens=8)
+
+    def first(prompts: Sequence[str]) -> list[str]:
+        greedy = dict(zip(prompts, ask(prompts, most=1), strict=True))
+        silent = [prompt for prompt, found in greedy.items() if not found]
+        found = greedy | dict(zip(silent, ask(silent), strict=True))
+        return ["".join(found[prompt][:1]) for prompt in prompts]
+
+    return first

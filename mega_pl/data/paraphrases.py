@@ -1,7 +1,7 @@
 """Phrasings and implications of an edit from the bank of relations, and none that an evaluation asks."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 
 from mega_pl.data.relations import implications, relations
@@ -14,28 +14,26 @@ Rewrite = Callable[[EditRequest], Iterable[str]]
 """Gives more templates of an edit's fact, such as those of a language model."""
 
 
+_NO_PROMPTS = frozenset({"request", "answers", "condition_answers", "axis", "language", "new", "true"})
+"""Fields of a case, and of what it holds, whose texts are not asked; those of any other field are."""
+
+
 def evaluation_prompts(case: EditCase) -> tuple[str, ...]:
     """Everything that an evaluation of the case asks of a model, save the edit prompt itself."""
     check_type("`case`", case, EditCase)
-    return tuple(dict.fromkeys(_prompts(case)))
+    return tuple(dict.fromkeys(_texts(case)))
 
 
-def _prompts(case: EditCase) -> Iterator[str]:
-    yield from case.paraphrase_prompts
-    yield from case.neighborhood_prompts
-    yield from case.attribute_prompts
-    yield from case.generation_prompts
-    for probe in chain(
-        case.relation_specificity,
-        case.compositionality_1,
-        case.compositionality_2,
-        case.subject_aliasing,
-        case.locality,
-        case.portability,
-    ):
-        yield from (prompt for prompt in (probe.prompt, probe.condition_prompt) if prompt)
-    for test in case.ripple:
-        yield from (query.prompt for query in (*test.queries, *test.conditions))
+def _texts(value: object) -> Iterator[str]:
+    """The texts in a case or a part of one, whatever fields it has."""
+    if isinstance(value, str):
+        yield from (value,) if value else ()
+    elif isinstance(value, Iterable):
+        yield from chain.from_iterable(map(_texts, value.items() if isinstance(value, Mapping) else value))
+    elif is_dataclass(value):
+        yield from chain.from_iterable(
+            _texts(getattr(value, f.name)) for f in fields(value) if f.name not in _NO_PROMPTS
+        )
 
 
 def phrasings_for(request: EditRequest, *, exclude: Iterable[str], rewrite: Rewrite | None = None) -> tuple[str, ...]:

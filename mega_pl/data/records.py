@@ -1,16 +1,16 @@
 """Reading JSON files of edits, and saying in one line where one is wrong.
 
-A reader gives `read_cases` a function from one `Record` to one `EditCase`. What that function refuses, it refuses
-with a `ValueError` that names field, rule and value; `read_cases` puts the file and the record in front.
+A reader has a function from one `Record` to one `EditCase`. What that function refuses, it refuses with a `ValueError`
+that names field, rule and value; `read_each` puts the file and the record in front.
 """
 
 import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from mega_pl.data.files import read_values
 from mega_pl.edits.request import SLOT, EditCase, Probe
@@ -24,7 +24,7 @@ OnBad = Literal["raise", "skip"]
 """What a reader does with a record that it must refuse: raise, or leave it out, warn once a file and count it."""
 
 AskModel = Callable[[str], str]
-"""Gives what a bare model completes a prompt with, for records of new facts, which name no object to be replaced."""
+"""Gives what a bare model completes a prompt with, for a record of a new fact, which names no object to be replaced."""
 
 
 class Cases(list[EditCase]):
@@ -38,13 +38,6 @@ class Cases(list[EditCase]):
     def __init__(self, cases: Iterable[EditCase] = (), refusals: Iterable[str] = ()) -> None:
         super().__init__(cases)
         self.refusals = tuple(refusals)
-
-
-class Reader(Protocol):
-    """Reads a file of edits."""
-
-    def __call__(self, path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
-        """Read a file; a malformed record raises, or is left out with a warning."""
 
 
 class Record:
@@ -178,27 +171,32 @@ class Record:
         return f"{self._path}.{name}" if self._path else name
 
 
-def read_each(path: str | Path, parse: Callable[[Record, int], Item], on_bad: OnBad) -> tuple[list[Item], list[str]]:
+def read_each(
+    path: str | Path, parse: Callable[[Record, int], Item], on_bad: OnBad, *, skip: int = 0, limit: int | None = None
+) -> tuple[list[Item], list[str]]:
     """Read a JSON list of records, or one JSON object a line.
 
     Args:
         path: The file, in UTF-8, by itself or packed by gzip.
         parse: Makes something of a record and its 0-based index in the file; refuses with `ValueError`.
         on_bad: Whether a refused record raises, or is left out with a warning.
+        skip: Records to pass over at the front.
+        limit: The most records to take after those.
 
     Returns:
         What was made, in file order, and why records and phrasings were left out, each with its file and place.
 
     Raises:
-        ValueError: If there is no such file, it is of another kind or has no record, or (``on_bad="raise"``) at the
-            first refused record.
+        ValueError: If there is no such file, it is of another kind or has no record but those passed over, or
+            (``on_bad="raise"``) at the first refused record.
     """
     if on_bad not in get_args(OnBad):
         raise MegaValueError(f"`on_bad` must be one of {', '.join(get_args(OnBad))}, but got {on_bad!r}.")
     found: list[Item] = []
     refusals: list[str] = []
     left_out: list[str] = []
-    for index, (place, value) in enumerate(read_values(Path(path))):
+    index = -1
+    for index, (place, value) in islice(enumerate(read_values(Path(path))), skip, skip + limit if limit else None):
         try:
             if isinstance(value, ValueError):
                 raise value
@@ -209,6 +207,8 @@ def read_each(path: str | Path, parse: Callable[[Record, int], Item], on_bad: On
             refusals.append(f"{path}, {place}: {error}")
             if on_bad == "raise":
                 raise MegaValueError(refusals[0]) from error
+    if index < 0:
+        raise MegaValueError(f"{path}: `skip` must be less than the number of records, but got {skip}.")
     reasons = [*refusals, *left_out]
     if reasons:
         counts = ((len(refusals), "of the records"), (len(left_out), "of the phrasings"))
@@ -217,7 +217,14 @@ def read_each(path: str | Path, parse: Callable[[Record, int], Item], on_bad: On
     return found, reasons
 
 
-def read_cases(path: str | Path, parse: Callable[[Record, int], EditCase | Sequence[EditCase]], on_bad: OnBad) -> Cases:
+def read_cases(
+    path: str | Path,
+    parse: Callable[[Record, int], EditCase | Sequence[EditCase]],
+    on_bad: OnBad,
+    *,
+    skip: int = 0,
+    limit: int | None = None,
+) -> Cases:
     """Read a file of edits, one or several a record, whose ids have to differ; see `read_each`."""
     ids: set[str] = set()
 
@@ -230,8 +237,66 @@ def read_cases(path: str | Path, parse: Callable[[Record, int], EditCase | Seque
         ids.update(case.request.edit_id for case in cases)
         return cases
 
-    found, reasons = read_each(path, parse_once, on_bad)
+    found, reasons = read_each(path, parse_once, on_bad, skip=skip, limit=limit)
     return Cases(chain.from_iterable(found), reasons)
+
+
+def add_to_cases(
+    cases: Iterable[EditCase],
+    path: str | Path,
+    add: Callable[[Mapping[str, EditCase], Record], EditCase | None],
+    on_bad: OnBad,
+    *,
+    skip: int = 0,
+    limit: int | None = None,
+) -> Cases:
+    """Add to cases what a file says about them; records of other cases are passed over, see `read_each`.
+
+    Args:
+        cases: The cases, which keep their order.
+        path: The file.
+        add: Gives the case that a record speaks of, with what it says; None if it is of no case.
+        on_bad: Whether a refused record raises, or is left out with a warning.
+        skip: Records to pass over at the front.
+        limit: The most records to take after those.
+
+    Raises:
+        ValueError: As `read_each`, or if the file speaks of none of the cases.
+    """
+    known = {case.request.edit_id: case for case in cases}
+    met: set[str] = set()
+
+    def take(record: Record, index: int) -> None:
+        case = add(known, record)
+        if case is not None:
+            known[case.request.edit_id] = case
+            met.add(case.request.edit_id)
+
+    _, refusals = read_each(path, take, on_bad, skip=skip, limit=limit)
+    if not met:
+        raise MegaValueError(
+            f"{path}: a record must have the `case_id` of one of the {len(known)} cases, but none has."
+        )
+    return Cases(known.values(), refusals)
+
+
+def object_before(prompt: str, field: str, ask: AskModel | None) -> str:
+    """What a model gives for the object of a new fact.
+
+    Args:
+        prompt: The edit prompt, filled.
+        field: The field of the record that would tell it.
+        ask: What a bare model completes a prompt with.
+
+    Raises:
+        ValueError: If there is no model to ask, or it gives nothing.
+    """
+    if ask is None:
+        raise MegaValueError(f"`{field}` must tell the object before, but is missing; name a model to `ask`.")
+    answer = ask(prompt)
+    if not answer:
+        raise MegaValueError(f"`ask` must name a model that completes {prompt!r}, but it gives nothing.")
+    return answer
 
 
 def probe(prompt: str, answers: Iterable[str], condition: tuple[str, tuple[str, ...]] = ("", ())) -> Probe:

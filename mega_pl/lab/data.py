@@ -6,10 +6,8 @@ from pathlib import Path
 
 from mega_pl.asking import likeliest
 from mega_pl.backbone import load
-from mega_pl.data.counterfact import read_counterfact
 from mega_pl.data.datamodule import EditDataModule
-from mega_pl.data.join import join
-from mega_pl.data.rippleedits import read_rippleedits
+from mega_pl.data.reading import DataFile, read
 from mega_pl.edits.request import EditCase, EditRequest
 from mega_pl.lab.records import Split, write_records
 
@@ -47,7 +45,7 @@ class LabDataModule(EditDataModule):
         """Write the split's two files and read them again."""
         with tempfile.TemporaryDirectory() as folder:
             counterfact, rippleedits = write_records(Path(folder), self.split)
-            cases = join(read_counterfact(counterfact), read_rippleedits(rippleedits))
+            cases: list[EditCase] = read([DataFile(counterfact, "counterfact"), DataFile(rippleedits, "rippleedits")])
         if self.plain:
             cases = [replace(case, request=_plain(case.request)) for case in cases]
         return cases if self.known_by is None else _known(cases, self.known_by)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from mega_pl.asking import NEW_TOKENS, Edited, continuations, teacher_forced
 from mega_pl.backbone import Backbone
-from mega_pl.data.multilingual import TranslatedCase
+from mega_pl.data.readers.translations import TranslatedCase
 from mega_pl.edits import EditCase
 from mega_pl.functional.language import Language, language_of
 from mega_pl.protocols.base import Protocol
@@ -81,7 +81,7 @@ CrosslingualRow = EvalRow[CrosslingualTest, CrosslingualAnswer]
 
 
 def crosslingual_tests(case: EditCase) -> tuple[CrosslingualTest, ...]:
-    """The tests of a case, language by language; none without translations (`add_translations`)."""
+    """The tests of a case, language by language; none without translations of it."""
     translations = case.translations if isinstance(case, TranslatedCase) else ()
     kinds: tuple[CrosslingualKind, ...] = ("question", "rephrase")
     return tuple(

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from mega_pl.backbone import Site, load, steer
 from mega_pl.compare import Block, blocks, compare_editors, engine, heat_maps, latex, markdown, overviews, report
 from mega_pl.compare.engine import Result, counts
-from mega_pl.data import read_jsonl
+from mega_pl.data import read
 from mega_pl.editors import Edited, Editor
 from mega_pl.editors.protocol import WeightEditor, Writing
 from mega_pl.protocols import PROTOCOLS as EVERY
@@ -47,7 +47,7 @@ def backbone(roomy_folder):
 
 @pytest.fixture
 def cases(edits_file):
-    return read_jsonl(edits_file)
+    return read(edits_file)
 
 
 @pytest.fixture

@@ -9,16 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mega_pl.data import (
-    Cases,
-    add_aliases,
-    add_portability,
-    read_counterfact,
-    read_easyedit,
-    read_knowedit,
-    read_rippleedits,
-    read_zsre,
-)
+from mega_pl.data import Cases, DataFile, add, read
 from mega_pl.edits.request import EditCase
 
 Write = Callable[[object], Path]
@@ -39,28 +30,28 @@ def write_json(tmp_path: Path) -> Write:
 @pytest.fixture(scope="session")
 def ripples(shared_data: Path) -> list[EditCase]:
     """Popular in RippleEdits' layout."""
-    return read_rippleedits(shared_data / "popular" / "popular_rippleedits.json")
+    return read(DataFile(shared_data / "popular" / "popular_rippleedits.json", "rippleedits"))
 
 
 @pytest.fixture(scope="session")
 def knowedits(shared_data: Path) -> list[EditCase]:
     """Popular in KnowEdit's layout."""
-    return read_knowedit(shared_data / "popular" / "popular_knowedit.jsonl")
+    return read(DataFile(shared_data / "popular" / "popular_knowedit.jsonl", "knowedit"))
 
 
 @pytest.fixture(scope="session")
 def counterfacts(shared_data: Path) -> Cases:
     """CounterFact with EasyEdit's portability questions and aliases."""
     folder = shared_data / "counterfact"
-    cases = read_counterfact(folder / "counterfact.json")
-    cases = add_portability(cases, folder / "counterfact_portability.json")
-    return add_aliases(cases, folder / "counterfact_subject_alias.json")
+    cases = read(DataFile(folder / "counterfact.json", "counterfact"))
+    cases = add(cases, DataFile(folder / "counterfact_portability.json", "portability"))
+    return add(cases, DataFile(folder / "counterfact_subject_alias.json", "aliases"))
 
 
 @pytest.fixture(scope="session")
 def easyedits(shared_data: Path) -> Cases:
     """CounterFact in EasyEdit's layout."""
-    return read_easyedit(shared_data / "counterfact" / "counterfact_easyedit.json")
+    return read(DataFile(shared_data / "counterfact" / "counterfact_easyedit.json", "easyedit"))
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +59,7 @@ def zsres(shared_data: Path) -> Cases:
     """Those zsRE records that change something."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a test of its own reads what is left out
-        return read_zsre(shared_data / "zsre" / "zsre_eval.json", on_bad="skip")
+        return read(DataFile(shared_data / "zsre" / "zsre_eval.json", "zsre"), on_bad="skip")
 
 
 @pytest.fixture(scope="session")

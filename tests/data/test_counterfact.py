@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from mega_pl.data import read_counterfact
+from mega_pl.data import DataFile, read
 
 
 def record(**changes: object) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def record(**changes: object) -> dict[str, Any]:
 
 def test_all_real_records_parse(shared_data: Path) -> None:
     path = shared_data / "counterfact" / "counterfact.json"
-    cases = read_counterfact(path)
+    cases = read(DataFile(path, "counterfact"))
     assert len(cases) == 1031
     for case, raw in zip(cases, json.loads(path.read_text(encoding="utf-8")), strict=True):
         rewrite = raw["requested_rewrite"]
@@ -52,7 +52,7 @@ def test_the_extra_lists_become_templates(write_json: Callable[[object], Path]) 
     )
     path = write_json([rich])
     with pytest.warns(UserWarning, match="Left out 3 of the phrasings; .*record 0: `source_list.2.`") as warned:
-        (case,) = cases = read_counterfact(path)
+        (case,) = cases = read(DataFile(path, "counterfact"))
     assert warned[0].filename == __file__
     assert cases.refusals == tuple(
         f"{path}, record 0: `{field}` must be a text in which 'France' stands exactly once, but got {text!r}."
@@ -77,14 +77,14 @@ def test_phrasings_in_another_unicode_form_are_kept_as_written(
         for end in ("\u2019s caf\u00e9 is in", " lives in")
     ]
     path = write_json([record(requested_rewrite=rewrite, source_list=texts, contrast_list=[texts[:1]])])
-    request = read_counterfact(path)[0].request
+    request = read(DataFile(path, "counterfact"))[0].request
     assert request.phrasings == (unicodedata.normalize(other, "{}\u2019s caf\u00e9 is in"), "{} lives in")
     assert request.contrasts == (request.phrasings[:1],)
 
 
 def test_a_record_without_evaluation_prompts_is_an_edit_all_the_same(write_json: Callable[[object], Path]) -> None:
     bare = {key: value for key, value in record().items() if key in ("case_id", "requested_rewrite")}
-    case = read_counterfact(write_json([bare]))[0]
+    case = read(DataFile(write_json([bare]), "counterfact"))[0]
     assert case.paraphrase_prompts == case.neighborhood_prompts == case.request.phrasings == ()
 
 
@@ -111,10 +111,10 @@ def test_malformed_records_are_refused_by_place_and_field(
 ) -> None:
     path = write_json([record(), record(**{"case_id": 8, **changes})])
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        read_counterfact(path)
+        read(DataFile(path, "counterfact"))
     assert str(caught.value).startswith(f"{path}, record 1: ")
     with pytest.warns(UserWarning, match="Left out 1") as warned:
-        cases = read_counterfact(path, on_bad="skip")
+        cases = read(DataFile(path, "counterfact"), on_bad="skip")
     assert warned[0].filename == __file__
     assert len(cases) == 1
     assert cases.refusals == (str(caught.value),)
@@ -122,4 +122,4 @@ def test_malformed_records_are_refused_by_place_and_field(
 
 def test_a_case_id_that_comes_twice_is_refused(write_json: Callable[[object], Path]) -> None:
     with pytest.raises(ValueError, match="record 1: the edit id must be unique in a file, but '7' came before"):
-        read_counterfact(write_json([record(), record()]))
+        read(DataFile(write_json([record(), record()]), "counterfact"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mega_pl.data import Cases, add_aliases, add_portability, join, read_counterfact, read_easyedit
+from mega_pl.data import Cases, DataFile, add, join, read
 from mega_pl.edits.request import EditCase, EditRequest, Probe
 
 FLAT: dict[str, Any] = {
@@ -26,7 +26,7 @@ REQUEST = EditRequest(edit_id="2", prompt="{} plays the", subject="Ann Lee", tar
 
 
 def test_a_flat_record_is_a_case(write_json: Callable[[object], Path]) -> None:
-    assert read_easyedit(write_json([FLAT])) == [
+    assert read(DataFile(write_json([FLAT]), "easyedit")) == [
         EditCase(
             request=REQUEST,
             paraphrase_prompts=("Ann Lee is good at the",),
@@ -36,21 +36,12 @@ def test_a_flat_record_is_a_case(write_json: Callable[[object], Path]) -> None:
 
 
 def test_a_rephrase_that_repeats_the_prompt_is_no_paraphrase(write_json: Callable[[object], Path]) -> None:
-    assert read_easyedit(write_json([{**FLAT, "rephrase_prompt": FLAT["prompt"]}]))[0].paraphrase_prompts == ()
+    assert (
+        read(DataFile(write_json([{**FLAT, "rephrase_prompt": FLAT["prompt"]}]), "easyedit"))[0].paraphrase_prompts
+        == ()
+    )
     respelt = {**FLAT, "rephrase_prompt": "Ann\u00a0Lee plays  the"}
-    assert read_easyedit(write_json([respelt]))[0].paraphrase_prompts == ()
-
-
-def test_the_object_before_a_new_fact_is_asked_of_a_model(write_json: Callable[[object], Path]) -> None:
-    path = write_json([{name: text for name, text in FLAT.items() if name != "ground_truth"}])
-    assert read_easyedit(path, ask={"Ann Lee plays the": "guitar"}.__getitem__)[0].request == REQUEST
-    with pytest.raises(ValueError, match="`ground_truth` must tell the object before, but is missing; give `ask`"):
-        read_easyedit(path)
-
-
-def test_all_real_records_of_wikibigedit_parse(shared_data: Path) -> None:
-    cases = read_easyedit(shared_data / "scale" / "wikibigedit_1500.json", ask=lambda prompt: "nothing", on_bad="skip")
-    assert (len(cases), cases.refusals) == (1500, ())
+    assert read(DataFile(write_json([respelt]), "easyedit"))[0].paraphrase_prompts == ()
 
 
 def test_all_real_records_parse(easyedits: Cases) -> None:
@@ -60,7 +51,7 @@ def test_all_real_records_parse(easyedits: Cases) -> None:
 
 
 def test_real_records_join_with_those_of_rome_by_case_id(shared_data: Path, easyedits: Cases) -> None:
-    full = read_counterfact(shared_data / "counterfact" / "counterfact.json")
+    full = read(DataFile(shared_data / "counterfact" / "counterfact.json", "counterfact"))
     joined = join(full, easyedits)
     assert len(joined) == 9753
     flat = {case.request.edit_id: case for case in easyedits}
@@ -84,9 +75,9 @@ def test_additions_are_made_by_case_id_and_others_passed_over(write_json: Callab
     cases = [EditCase(request=REQUEST)]
     new = {"New Question": "Who built the instrument of Ann Lee?", "New Answer": "Steinway"}
     path = write_json([{"case_id": 2, "portability": new}, {"case_id": 9, "portability": {}}])
-    asked = add_portability(cases, path)
+    asked = add(cases, DataFile(path, "portability"))
     assert asked[0].portability == (Probe(prompt="Who built the instrument of Ann Lee?", answers=("Steinway",)),)
-    named = add_aliases(asked, write_json([{"case_id": "2", "alternative_subject": "Annie Lee"}]))
+    named = add(asked, DataFile(write_json([{"case_id": "2", "alternative_subject": "Annie Lee"}]), "aliases"))
     assert named[0].subject_aliasing == (Probe(prompt="Annie Lee plays the", answers=("piano",)),)
     assert named[0].request.aliases == ("Annie Lee",)
     assert named[0].portability == asked[0].portability
@@ -96,18 +87,18 @@ def test_malformed_additions_are_refused_or_counted(write_json: Callable[[object
     cases = [EditCase(request=REQUEST)]
     path = write_json([{"case_id": 2, "alternative_subject": "Annie"}, {"case_id": 2, "alternative_subject": 3}])
     with pytest.raises(ValueError, match="record 1: `alternative_subject` must be a string, but got 3"):
-        add_aliases(cases, path)
+        add(cases, DataFile(path, "aliases"))
     with pytest.warns(UserWarning, match="Left out 1"):
-        assert len(add_aliases(cases, path, on_bad="skip").refusals) == 1
+        assert len(add(cases, DataFile(path, "aliases"), on_bad="skip").refusals) == 1
     blank = write_json([{"case_id": 2, "alternative_subject": "Annie"}, {"case_id": 2, "alternative_subject": " "}])
     with pytest.raises(ValueError, match="record 1: `aliases` of edit '2' must not be blank, but got ''"):
-        add_aliases(cases, blank)
+        add(cases, DataFile(blank, "aliases"))
     with pytest.warns(UserWarning, match="Left out 1"):
-        (named,) = add_aliases(cases, blank, on_bad="skip")
+        (named,) = add(cases, DataFile(blank, "aliases"), on_bad="skip")
     assert named.request.aliases == ("Annie",)
     assert len(named.subject_aliasing) == 1
     with pytest.raises(ValueError, match="must have the `case_id` of one of the 0 cases, but none has"):
-        add_aliases([], path, on_bad="raise")
+        add([], DataFile(path, "aliases"), on_bad="raise")
 
 
 @pytest.mark.parametrize(
@@ -123,4 +114,4 @@ def test_malformed_records_are_refused(
     write_json: Callable[[object], Path], changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"record 0: {message}")):
-        read_easyedit(write_json([{**FLAT, **changes}]))
+        read(DataFile(write_json([{**FLAT, **changes}]), "easyedit"))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mega_pl.data import read_jsonl, write_example
-from mega_pl.data.jsonl import EXAMPLE
+from mega_pl.data import read, write_example
+from mega_pl.data.readers.jsonl import EXAMPLE
 from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleTest
 
 EDIT: dict[str, Any] = {
@@ -40,12 +40,12 @@ def save(folder: Path, *edits: dict[str, Any]) -> Path:
 
 
 def test_five_fields_are_enough(tmp_path: Path) -> None:
-    assert read_jsonl(save(tmp_path, EDIT)) == [EditCase(request=EditRequest(**EDIT))]
+    assert read(save(tmp_path, EDIT)) == [EditCase(request=EditRequest(**EDIT))]
 
 
 def test_white_space_around_texts_is_dropped(tmp_path: Path) -> None:
     loose = {**EDIT, "prompt": "The capital of {} is ", "target_new": " Oslo"}
-    assert read_jsonl(save(tmp_path, loose)) == read_jsonl(save(tmp_path, EDIT))
+    assert read(save(tmp_path, loose)) == read(save(tmp_path, EDIT))
 
 
 def test_every_field_is_read(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     ripple = {"ripple": [{"axis": "Forgetfulness", "queries": [query, query], "conditions": [query], "every": True}]}
     path = save(tmp_path, {**EDIT, "edit_id": 3, "relation": "P36", **more, **asked, **probes, **ripple})
     with pytest.warns(UserWarning, match="Left out 2 of the phrasings; .*line 1: `implications.0..1.` must"):
-        (case,) = read_jsonl(path)
+        (case,) = read(path)
     assert case.request.edit_id == "3"
     assert case.request.relation == "P36"
     assert case.request.phrasings == ("{} has its capital in",)
@@ -87,7 +87,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
 def test_the_example_shows_every_field_and_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     write_example(path)
-    shortest, fullest = read_jsonl(path)
+    shortest, fullest = read(path)
     assert set(EXAMPLE[0]) == {"edit_id", "prompt", "subject", "target_new", "target_true"}
     for part in (fullest, fullest.request):
         for field in dataclasses.fields(part):
@@ -138,5 +138,5 @@ def test_the_example_overwrites_nothing(tmp_path: Path) -> None:
 def test_malformed_lines_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     path = save(tmp_path, EDIT, {**EDIT, "edit_id": "second", **changes})
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        read_jsonl(path)
+        read(path)
     assert str(caught.value).startswith(f"{path}, line 2: ")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mega_pl.data import read_mquake
+from mega_pl.data import DataFile, read
 from mega_pl.edits.request import EditCase, EditRequest, Probe
 
 
@@ -52,13 +52,16 @@ def test_every_rewrite_is_an_edit_and_the_first_has_the_questions(write_json: Ca
         )
     )
     probes = tuple(Probe(prompt=question, answers=("Tripoli", "Tarabulus")) for question in RECORD["questions"])
-    assert read_mquake(write_json([RECORD])) == [EditCase(request=first, portability=probes), EditCase(request=second)]
+    assert read(DataFile(write_json([RECORD]), "mquake")) == [
+        EditCase(request=first, portability=probes),
+        EditCase(request=second),
+    ]
 
 
 def test_skipped_records_are_counted(write_json: Callable[[object], Path]) -> None:
     path = write_json([RECORD, {**RECORD, "new_answer": None}])
     with pytest.warns(UserWarning, match="Left out 1"):
-        cases = read_mquake(path, on_bad="skip")
+        cases = read(DataFile(path, "mquake"), on_bad="skip")
     assert (len(cases), len(cases.refusals)) == (2, 1)
 
 
@@ -77,16 +80,16 @@ def test_malformed_records_are_refused(
     write_json: Callable[[object], Path], changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"record 0: {message}")):
-        read_mquake(write_json([{**RECORD, **changes}]))
+        read(DataFile(write_json([{**RECORD, **changes}]), "mquake"))
 
 
 def test_a_case_id_that_comes_twice_is_refused_or_left_out(write_json: Callable[[object], Path]) -> None:
     path = write_json([RECORD, {**RECORD, "case_id": 13}, RECORD])
     message = f"{path}, record 2: the edit id must be unique in a file, but '12-0' came before."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        read_mquake(path)
+        read(DataFile(path, "mquake"))
     with pytest.warns(UserWarning, match="Left out 1 of the records") as warned:
-        cases = read_mquake(path, on_bad="skip")
+        cases = read(DataFile(path, "mquake"), on_bad="skip")
     assert warned[0].filename == __file__
     assert [case.request.edit_id for case in cases] == ["12-0", "12-1", "13-0", "13-1"]
     assert cases.refusals == (message,)

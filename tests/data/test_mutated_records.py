@@ -5,28 +5,20 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mega_pl.data import (
-    read_counterfact,
-    read_easyedit,
-    read_jsonl,
-    read_knowedit,
-    read_mquake,
-    read_rippleedits,
-    read_zsre,
-)
-from mega_pl.data.jsonl import EXAMPLE
+from mega_pl.data import DataFile, read
+from mega_pl.data.readers.jsonl import EXAMPLE
 from mega_pl.errors import MegaError
 from tests.data.test_counterfact import record as counterfact
 from tests.data.test_easyedit import FLAT
 from tests.data.test_mquake import RECORD as MQUAKE
 from tests.data.test_popular import axis, query, ripple
+from tests.data.test_wikibigedit import RECORD as WIKIBIGEDIT
 from tests.data.test_zsre import RECORD as ZSRE
 
 RECORDS = 1000
@@ -39,14 +31,15 @@ KNOWEDIT: dict[str, Any] = {
     "locality": {"Relation_Specificity": [{"prompt": "The child of Ann Lee is", "ground_truth": [["Bo Lee"]]}]},
 }
 RIPPLE = ripple(Relation_Specificity=axis([query("The child of Ann Lee is", ["Bo Lee"])]))
-READERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "counterfact": (read_counterfact, counterfact()),
-    "easyedit": (read_easyedit, FLAT),
-    "jsonl": (read_jsonl, dict(EXAMPLE[0])),
-    "knowedit": (read_knowedit, KNOWEDIT),
-    "mquake": (read_mquake, MQUAKE),
-    "rippleedits": (read_rippleedits, RIPPLE),
-    "zsre": (read_zsre, ZSRE),
+FORMATS: dict[str, dict[str, Any]] = {
+    "counterfact": counterfact(),
+    "easyedit": FLAT,
+    "jsonl": dict(EXAMPLE[0]),
+    "knowedit": KNOWEDIT,
+    "mquake": MQUAKE,
+    "rippleedits": RIPPLE,
+    "wikibigedit": WIKIBIGEDIT,
+    "zsre": ZSRE,
 }
 JUNK: list[Any] = [
     *(None, True, -1, 0, 10**400, 1e999, 0.5, [], {}, [[]], {"str": None}, [None], "", " ", "\x00", "{}", "{} {}"),
@@ -81,10 +74,10 @@ def mutated(draw: random.Random, record: dict[str, Any]) -> Any:
     return changed
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_damaged_records_are_read_or_named(name: str, tmp_path: Path) -> None:
-    read, record = READERS[name]
-    path = tmp_path / ("records.jsonl" if name == "jsonl" else "records.json")
+    record, path = FORMATS[name], tmp_path / ("records.jsonl" if name == "jsonl" else "records.json")
+    file = DataFile(path, name)
     taken = refused = 0
     for seed in range(RECORDS):
         value = mutated(random.Random(seed), record)
@@ -93,7 +86,7 @@ def test_damaged_records_are_read_or_named(name: str, tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                read(path)
+                read(file, ask=lambda prompts: ["nothing" for prompt in prompts])
             except MegaError as error:
                 refused += 1
                 line = str(error)
@@ -102,7 +95,7 @@ def test_damaged_records_are_read_or_named(name: str, tmp_path: Path) -> None:
                 assert len(line) < 1000, (seed, len(line))
             else:
                 taken += 1
-            skipped = read(path, on_bad="skip")
+            skipped = read(file, on_bad="skip", ask=lambda prompts: ["nothing" for prompt in prompts])
             assert len(skipped) or skipped.refusals, seed  # what is left out is counted
     assert taken > RECORDS / 20
     assert refused > RECORDS / 20

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from statistics import median
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 from mega_pl.data import evaluation_prompts, implications_for, phrasings_for, with_implications, with_phrasings
 from mega_pl.data.popular import CLOZES
+from mega_pl.data.readers.translations import TranslatedCase, Translation
 from mega_pl.data.relations import implications, relations
 from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleTest
 
@@ -154,35 +155,74 @@ def test_other_questions_leave_nothing_out(prompt: str) -> None:
     assert phrasings_for(REQUEST, exclude=[prompt]) == BANK
 
 
-def test_every_field_of_a_case_is_looked_at() -> None:
-    prompts = [template.replace("{}", REQUEST.subject) for template in BANK]
-    probe, asked = Probe(prompt=prompts[0], answers=("x",)), Query(prompt=prompts[0], answers=(("x",),))
-    conditioned = Probe(prompt="p", answers=("x",), condition_prompt=prompts[0], condition_answers=("y",))
-    other = Query(prompt="p", answers=(("x",),))
-    fields = {
-        **dict.fromkeys(
-            ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts"), (prompts[0],)
-        ),
-        **dict.fromkeys(
-            (
-                "relation_specificity",
-                "compositionality_1",
-                "compositionality_2",
-                "subject_aliasing",
-                "locality",
-                "portability",
-            ),
-            (probe,),
-        ),
-    }
-    cases = [EditCase(request=REQUEST, **{name: value}) for name, value in fields.items()]  # type: ignore[arg-type]
-    cases.append(EditCase(request=REQUEST, subject_aliasing=(conditioned,)))
-    cases.append(EditCase(request=REQUEST, ripple=(RippleTest(axis="Forgetfulness", queries=(other, asked)),)))
-    cases.append(
-        EditCase(request=REQUEST, ripple=(RippleTest(axis="Forgetfulness", queries=(other,), conditions=(asked,)),))
-    )
-    for case in with_phrasings(cases):
-        assert case.request.phrasings == BANK[1:]
+def samples(annotation: Any, text: str) -> Iterator[Any]:
+    """Values of a type of a field, each with the text in another of the places for one, others elsewhere."""
+    if annotation is str:
+        yield text
+    elif get_origin(annotation) is tuple:
+        yield from ((value,) for value in samples(get_args(annotation)[0], text))
+    elif get_origin(annotation) is Literal:
+        yield get_args(annotation)[0]
+    elif is_dataclass(annotation):
+        kinds = get_type_hints(annotation)
+        plain = {name: next(samples(kind, name)) for name, kind in kinds.items()}
+        for name, kind in kinds.items():
+            yield from (annotation(**plain | {name: value}) for value in samples(kind, text))  # type: ignore[operator]
+    else:
+        yield False
+
+
+def asks(value: object, text: str) -> bool:
+    """Whether a text stands in a value, save among answers; the slow way."""
+    if isinstance(value, tuple):
+        return any(asks(part, text) for part in value)
+    if is_dataclass(value):
+        kept = {field.name for field in fields(value)} - {"answers", "condition_answers", "new", "true"}
+        return any(asks(getattr(value, name), text) for name in kept)
+    return value == text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tale:
+    """A part of a case that nobody has thought of."""
+
+    heading: str
+    chapters: tuple[tuple[Query, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewCase(EditCase):
+    """A case with fields that nobody has thought of."""
+
+    riddle: str = ""
+    riddles: tuple[str, ...] = ()
+    tales: tuple[Tale, ...] = ()
+
+
+@pytest.mark.parametrize(("kind", "places"), [(EditCase, 18), (TranslatedCase, 19), (NewCase, 22)])
+def test_every_field_of_a_case_is_looked_at(kind: type[EditCase], places: int) -> None:
+    prompt = BANK[0].replace("{}", REQUEST.subject)
+    found = [
+        (name, value)
+        for name, annotation in get_type_hints(kind).items()
+        if name != "request"
+        for value in samples(annotation, prompt)
+        if asks(value, prompt)
+    ]
+    assert {name for name, _ in found} == {field.name for field in fields(kind)} - {"request"}
+    assert len(found) == places
+    for name, value in found:
+        (case,) = with_phrasings([kind(request=REQUEST, **{name: value})])
+        assert case.request.phrasings == BANK[1:], (name, value)
+
+
+def test_answers_are_not_asked() -> None:
+    probe = Probe(prompt="p", answers=("a",), condition_prompt="q", condition_answers=("b",))
+    test = RippleTest(axis="Forgetfulness", queries=(Query(prompt="r", answers=(("c",),)),))
+    case = EditCase(request=REQUEST, generation_prompts=("s", "p"), locality=(probe,), ripple=(test,))
+    assert evaluation_prompts(case) == ("s", "p", "q", "r")
+    german = Translation(language="de", questions=("Wo?",), new="neu", true="alt")
+    assert evaluation_prompts(TranslatedCase(request=REQUEST, translations=(german,))) == ("Wo?",)
 
 
 def test_only_phrasings_or_implications_of_a_case_change() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mega_pl.data import read_knowedit, read_rippleedits
+from mega_pl.data import DataFile, read
 from mega_pl.data.popular import CLOZES, IDIOMS, PHRASES, Edited, conditions_of
 from mega_pl.edits.request import EditCase, Probe, Query, RippleTest
 
@@ -98,14 +98,17 @@ def test_real_labels_are_told_without_the_label_fields(
             del record["edit"][name]
         del record["edit"]["original_fact"]["ground_truth"]
     with pytest.warns(UserWarning, match="Left out 1 of the records"):  # one original sentence lacks its object
-        told = {case.request.edit_id: case.request for case in read_rippleedits(write_json(records), on_bad="skip")}
+        told = {
+            case.request.edit_id: case.request
+            for case in read(DataFile(write_json(records), "rippleedits"), on_bad="skip")
+        }
     differ = [case for case in ripples if told.get(case.request.edit_id) != case.request]
     # in two more the original sentence has another name of the object than the label
     assert [case.request.edit_id for case in differ] == ["299", "473", "585"]
 
 
 def test_labels_are_read_off_a_known_cloze(write_json: Callable[[object], Path]) -> None:
-    request = read_rippleedits(write_json([ripple()]))[0].request
+    request = read(DataFile(write_json([ripple()]), "rippleedits"))[0].request
     assert (request.edit_id, request.relation) == ("0", "P25")
     assert (request.prompt, request.subject) == ("The name of the mother of {} is", "Ann Lee")
     assert (request.target_new, request.target_true) == ("Eve", "Mary Lee")
@@ -118,9 +121,9 @@ def test_an_unknown_cloze_is_the_shared_words_of_both_sentences(write_json: Call
         "original_fact": {"prompt": "Ann Lee is fond of New York City."},
     }
     with pytest.raises(ValueError, match=r"record 0: `edit.subject` must be given .* 'Ann Lee is fond of New York'"):
-        read_rippleedits(write_json([ripple(edit=edit)]))
+        read(DataFile(write_json([ripple(edit=edit)]), "rippleedits"))
     edit = {**edit, "subject": "Ann Lee", "original_fact": {"prompt": "Ann Lee is fond of Rome."}}
-    request = read_rippleedits(write_json([ripple(edit=edit)]))[0].request
+    request = read(DataFile(write_json([ripple(edit=edit)]), "rippleedits"))[0].request
     assert (request.prompt, request.relation) == ("{} is fond of", "FONDNESS")
     assert (request.target_new, request.target_true) == ("New York", "Rome")
 
@@ -133,7 +136,7 @@ def test_label_fields_win(write_json: Callable[[object], Path]) -> None:
         "target": "Bern",
         "original_fact": {"prompt": "Question: Where does Ann Lee live? Answer: Biel.", "target": "Biel/Bienne"},
     }
-    request = read_rippleedits(write_json([ripple(case_id=12, edit=edit)]))[0].request
+    request = read(DataFile(write_json([ripple(case_id=12, edit=edit)]), "rippleedits"))[0].request
     assert (request.edit_id, request.relation) == ("12", "P551")
     assert request.prompt == "Question: Where does {} live? Answer:"
     assert (request.target_new, request.target_true) == ("Bern", "Biel/Bienne")
@@ -150,7 +153,7 @@ def test_ripple_tests_keep_all_queries_answers_and_conditions(write_json: Callab
         "condition_queries": [query("Ann Lee is a", ["woman"]), query("The mother of Ann Lee is", ["Mary Lee"])],
     }
     alone = {"test_queries": [query("Ann Lee lives in", ["Bern"])], "condition_queries": []}
-    (case,) = read_rippleedits(write_json([ripple(Relation_Specificity=[both], Forgetfulness=[alone])]))
+    (case,) = read(DataFile(write_json([ripple(Relation_Specificity=[both], Forgetfulness=[alone])]), "rippleedits"))
     assert case.ripple == (
         RippleTest(
             axis="Relation_Specificity",
@@ -174,7 +177,7 @@ def test_first_queries_and_first_answers_are_probes_and_unanswered_tests_left_ou
     tests = [query("The gender of Ann Lee is", ["female", "woman", " ", "woman"], ["other"]), query("Not read")]
     given = [query("The sex of Ann Lee is", ["female"]), query("Not read")]
     record = ripple(Relation_Specificity=axis(tests, given) + axis([query("No answer is")]) + axis([]))
-    case = read_rippleedits(write_json([record]))[0]
+    case = read(DataFile(write_json([record]), "rippleedits"))[0]
     assert case.relation_specificity == (
         Probe(
             prompt="The gender of Ann Lee is",
@@ -219,7 +222,7 @@ def test_first_queries_and_first_answers_are_probes_and_unanswered_tests_left_ou
 def test_missing_conditions_are_rebuilt(
     write_json: Callable[[object], Path], name: str, prompt: str, condition: str, answers: tuple[str, ...]
 ) -> None:
-    case = read_rippleedits(write_json([ripple(**{name: axis([query(prompt, ["xy"])])})]))[0]
+    case = read(DataFile(write_json([ripple(**{name: axis([query(prompt, ["xy"])])})]), "rippleedits"))[0]
     (probe,) = (probe for axis_name in AXES for probe in getattr(case, axis_name))
     assert (probe.condition_prompt, probe.condition_answers) == (condition, answers)
     assert case.ripple[0].filterable == bool(condition)
@@ -279,7 +282,9 @@ def test_the_original_fact_may_be_called_previous_and_a_list_be_misspelled(
 ) -> None:
     edit = ripple()["edit"]
     edit["previous_fact"] = edit.pop("original_fact")
-    (case,) = read_rippleedits(write_json([ripple(edit=edit, Relation_Specifity=axis([query("p", ["xy"])]))]))
+    (case,) = read(
+        DataFile(write_json([ripple(edit=edit, Relation_Specifity=axis([query("p", ["xy"])]))]), "rippleedits")
+    )
     assert case.request.target_true == "Mary Lee"
     assert case.ripple[0].axis == "Relation_Specificity"
 
@@ -287,31 +292,44 @@ def test_the_original_fact_may_be_called_previous_and_a_list_be_misspelled(
 def test_a_new_fact_takes_what_the_model_says_before(write_json: Callable[[object], Path]) -> None:
     edit = {"prompt": "The name of the mother of Ann Lee is Eve.", "relation": "MOTHER"}
     path = write_json([ripple(example_type="recent", edit=edit)])
-    with pytest.raises(ValueError, match=r"record 0: `edit\.original_fact` must tell the object before, .*give `ask`"):
-        read_rippleedits(path)
-    (case,) = read_rippleedits(path, ask={"The name of the mother of Ann Lee is": "Ruth"}.__getitem__)
+    with pytest.raises(ValueError, match=r"record 0: `edit\.original_fact` must tell the object before, .*`ask`"):
+        read(DataFile(path, "rippleedits"))
+    (case,) = read(
+        DataFile(path, "rippleedits"),
+        ask=lambda prompts: [{"The name of the mother of Ann Lee is": "Ruth"}[prompt] for prompt in prompts],
+    )
     assert (case.request.subject, case.request.target_new, case.request.target_true) == ("Ann Lee", "Eve", "Ruth")
     with pytest.raises(ValueError, match="record 0: `target_new` of edit '0' must differ"):
-        read_rippleedits(path, ask=lambda prompt: "Eve")  # the model knows it already
+        read(
+            DataFile(path, "rippleedits"), ask=lambda prompts: ["Eve" for prompt in prompts]
+        )  # the model knows it already
     with pytest.raises(ValueError, match=r"record 0: `edit\.subject` must be given where no known cloze fits"):
-        read_rippleedits(write_json([ripple(edit={**edit, "relation": "FONDNESS"})]), ask=lambda prompt: "Ruth")
+        read(
+            DataFile(write_json([ripple(edit={**edit, "relation": "FONDNESS"})]), "rippleedits"),
+            ask=lambda prompts: ["Ruth" for prompt in prompts],
+        )
 
 
 def test_a_fact_that_has_an_original_is_not_asked_for(write_json: Callable[[object], Path]) -> None:
-    assert read_rippleedits(write_json([ripple()]), ask=lambda prompt: "Ruth")[0].request.target_true == "Mary Lee"
+    assert (
+        read(DataFile(write_json([ripple()]), "rippleedits"), ask=lambda prompts: ["Ruth" for prompt in prompts])[
+            0
+        ].request.target_true
+        == "Mary Lee"
+    )
 
 
 def test_an_object_that_does_not_end_the_sentence_is_refused(write_json: Callable[[object], Path]) -> None:
     edit = {**ripple()["edit"], "target_new": "Eva"}
     with pytest.raises(ValueError, match=r"record 0: `edit.prompt` must end with the new object 'Eva', but got"):
-        read_rippleedits(write_json([ripple(edit=edit)]))
+        read(DataFile(write_json([ripple(edit=edit)]), "rippleedits"))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"edit": None}, "`edit.prompt` must be a string, but is missing."),
-        ({"edit": {"prompt": "x."}}, "`edit.original_fact` must tell the object before, but is missing; give `ask`"),
+        ({"edit": {"prompt": "x."}}, "`edit.original_fact` must tell the object before, but is missing; name a model"),
         (
             {"edit": {"prompt": "x.", "previous_fact": {"target_id": "Q3"}}},
             "`edit.previous_fact.prompt` must be a string, but is missing.",
@@ -336,7 +354,7 @@ def test_malformed_ripple_records_are_refused(
     write_json: Callable[[object], Path], changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"record 0: {message}")):
-        read_rippleedits(write_json([ripple(**changes)]))
+        read(DataFile(write_json([ripple(**changes)]), "rippleedits"))
 
 
 def knowedit(**changes: object) -> dict[str, Any]:
@@ -353,7 +371,7 @@ def test_reasoning_is_told_apart(write_json: Callable[[object], Path]) -> None:
     ]
     reasoning = [{"prompt": prompt, "ground_truth": [[], ["xy", "yz"]]} for prompt in prompts]
     reasoning.append({"prompt": "No answer is", "ground_truth": []})
-    case = read_knowedit(write_json([knowedit(portability={"Reasoning": reasoning})]))[0]
+    case = read(DataFile(write_json([knowedit(portability={"Reasoning": reasoning})]), "knowedit"))[0]
     assert [probe.prompt for probe in case.compositionality_1] == prompts[:2]
     assert [probe.prompt for probe in case.compositionality_2] == prompts[2:]
     assert case.compositionality_1[0].condition_prompt == "The gender of Eve is"
@@ -367,7 +385,7 @@ def test_knowedit_keeps_all_axes_and_answers(write_json: Callable[[object], Path
         "Logical_Generalization": [{"prompt": "The name of the child of Eve is", "ground_truth": ["Ann Lee"]}]
     }
     locality = {"Forgetfulness": [{"prompt": "Not Eve, but", "ground_truth": [["Mary", "M"], ["Ruth"]]}]}
-    (case,) = read_knowedit(write_json([knowedit(portability=portability, locality=locality)]))
+    (case,) = read(DataFile(write_json([knowedit(portability=portability, locality=locality)]), "knowedit"))
     not_eve = Query(prompt="Not Eve, but", answers=(("Mary",), ("Ruth",)))
     assert case.ripple == (
         RippleTest(
@@ -384,13 +402,13 @@ def test_names_under_which_the_edit_is_asked_become_aliases(write_json: Callable
     tests = [{"prompt": prompt, "ground_truth": ["Eve"]} for prompt in prompts]
     other = [{"prompt": cloze.replace("{}", "Eve"), "ground_truth": ["Ruth"]}]
     portability = {"Subject_Aliasing": tests, "Logical_Generalization": other}
-    (theirs,) = read_knowedit(write_json([knowedit(portability=portability)]))
+    (theirs,) = read(DataFile(write_json([knowedit(portability=portability)]), "knowedit"))
     queries = [query(prompt, ["Eve"]) for prompt in prompts]
     one = ripple(
         Subject_Aliasing=axis(queries[:2]) + axis(queries[2:]),
         Forgetfulness=axis([query(cloze.replace("{}", "Eve"), ["Ruth"])]),
     )
-    (ours,) = read_rippleedits(write_json([one]))
+    (ours,) = read(DataFile(write_json([one]), "rippleedits"))
     assert theirs.request.aliases == ours.request.aliases == ("Annie", "A. Lee")
 
 
@@ -398,9 +416,9 @@ def test_a_blank_name_is_refused_or_counted(write_json: Callable[[object], Path]
     nobody = axis([query("The name of the mother of   is", ["Eve"])])
     path = write_json([ripple(Subject_Aliasing=nobody), ripple()])
     with pytest.raises(ValueError, match="record 0: `aliases` of edit '0' must not be blank"):
-        read_rippleedits(path)
+        read(DataFile(path, "rippleedits"))
     with pytest.warns(UserWarning, match="Left out 1"):
-        (case,) = read_rippleedits(path, on_bad="skip")
+        (case,) = read(DataFile(path, "rippleedits"), on_bad="skip")
     assert case.request.edit_id == "1"
 
 
@@ -417,27 +435,35 @@ def test_real_tests_of_aliases_name_the_subject(ripples: list[EditCase]) -> None
 def test_knowedit_has_paraphrases_under_two_names(
     write_json: Callable[[object], Path], name: str, value: object
 ) -> None:
-    (case,) = read_knowedit(write_json([knowedit(**{name: value})]))
+    (case,) = read(DataFile(write_json([knowedit(**{name: value})]), "knowedit"))
     assert case.paraphrase_prompts == ("Ann Lee was born to",)
 
 
 def test_knowedit_may_list_true_objects_or_have_none(write_json: Callable[[object], Path]) -> None:
-    assert read_knowedit(write_json([knowedit(ground_truth=["Eve", "Ruth"])]))[0].request.target_true == "Ruth"
-    told = read_knowedit(write_json([knowedit(ground_truth=None)]), ask=lambda prompt: f"after {prompt}")
+    assert (
+        read(DataFile(write_json([knowedit(ground_truth=["Eve", "Ruth"])]), "knowedit"))[0].request.target_true
+        == "Ruth"
+    )
+    told = read(
+        DataFile(write_json([knowedit(ground_truth=None)]), "knowedit"),
+        ask=lambda prompts: [f"after {prompt}" for prompt in prompts],
+    )
     assert told[0].request.target_true == "after The name of the mother of Ann Lee is"
 
 
 def test_another_prompt_needs_the_subject_once(write_json: Callable[[object], Path]) -> None:
-    assert read_knowedit(write_json([knowedit(prompt="Ann Lee is from")]))[0].request.prompt == "{} is from"
+    assert (
+        read(DataFile(write_json([knowedit(prompt="Ann Lee is from")]), "knowedit"))[0].request.prompt == "{} is from"
+    )
     with pytest.raises(ValueError, match="record 0: `prompt` must contain the subject 'Ann Lee' exactly once, but got"):
-        read_knowedit(write_json([knowedit(prompt="She is from")]))
+        read(DataFile(write_json([knowedit(prompt="She is from")]), "knowedit"))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"ground_truth": 3}, "`ground_truth` must be a list of strings, but got 3."),
-        ({"ground_truth": None}, "`ground_truth` must tell the object before, but is missing; give `ask`"),
+        ({"ground_truth": None}, "`ground_truth` must tell the object before, but is missing; name a model"),
         ({"ground_truth": ["Eve"]}, "`target_new` of edit '0' must differ from `target_true`, but both are 'Eve'."),
         ({"portability": []}, "`portability` must be a JSON object, but got []."),
         (
@@ -450,7 +476,7 @@ def test_malformed_knowedit_records_are_refused(
     write_json: Callable[[object], Path], changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"record 0: {message}")):
-        read_knowedit(write_json([knowedit(**changes)]))
+        read(DataFile(write_json([knowedit(**changes)]), "knowedit"))
 
 
 def test_names_are_found_in_any_spelling(write_json: Callable[[object], Path]) -> None:
@@ -464,7 +490,7 @@ def test_names_are_found_in_any_spelling(write_json: Callable[[object], Path]) -
         "original_fact": {"prompt": f"The name of the mother of {spelt} is Mary.", "ground_truth": "Mary"},
     }
     asked = axis([query(f"The gender of the mother of {spelt} is", ["female"])])
-    (case,) = read_rippleedits(write_json([ripple(edit=edit, Compositionality_I=asked)]))
+    (case,) = read(DataFile(write_json([ripple(edit=edit, Compositionality_I=asked)]), "rippleedits"))
     assert (case.request.prompt, case.request.relation) == ("The name of the mother of {} is", "P25")
     assert case.compositionality_1[0].condition_prompt == "The gender of Eve is"
     record = knowedit(
@@ -474,6 +500,6 @@ def test_names_are_found_in_any_spelling(write_json: Callable[[object], Path]) -
             "Reasoning": [{"prompt": f"The gender of the mother of {spelt} is", "ground_truth": [["female"]]}]
         },
     )
-    (case,) = read_knowedit(write_json([record]))
+    (case,) = read(DataFile(write_json([record]), "knowedit"))
     assert case.request.relation == "P25"
     assert case.compositionality_1[0].condition_prompt == "The gender of Eve is"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mega_pl.data import with_phrasings
+from mega_pl.data import DataFile, read, with_phrasings
+from mega_pl.data.questions import QuestionForm
 from mega_pl.edits.request import EditCase
+from mega_pl.edits.routing.question import last_questions
+from mega_pl.edits.routing.subjects import SubjectFinder
 
 Pair = tuple[str, str]
 
@@ -58,9 +64,20 @@ def encoded(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[st
 
 
 @pytest.fixture(scope="module")
-def real_pairs(real_cases: dict[str, list[EditCase]]) -> list[Pair]:
+def questions(shared_data: Path) -> list[list[EditCase]]:
+    """WikiBigEdit's questions, bare and between "Q:" and "A:", and zsRE's so."""
+    wikibigedit = DataFile(shared_data / "scale" / "wikibigedit_1500.json", "wikibigedit")
+    posed = [replace(wikibigedit, question_form=form) for form in get_args(QuestionForm)]
+    posed.append(DataFile(shared_data / "zsre" / "zsre_eval.json", "zsre", question_form="qa"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return [read(file, on_bad="skip", ask=lambda prompts: ["nothing" for _ in prompts]) for file in posed]
+
+
+@pytest.fixture(scope="module")
+def real_pairs(real_cases: dict[str, list[EditCase]], questions: list[list[EditCase]]) -> list[Pair]:
     """All pairs, with the phrasings that edits are fitted on; KnowEdit's are RippleEdits'."""
-    files = (cases for name, cases in real_cases.items() if name != "knowedit")
+    files = (*(cases for name, cases in real_cases.items() if name != "knowedit"), *questions)
     return list(dict.fromkeys(pair for cases in files for case in with_phrasings(cases) for pair in pairs(case)))
 
 
@@ -80,6 +97,25 @@ def test_the_ids_of_a_prompt_are_a_prefix_of_those_with_its_answer(
     assert len(real_pairs) > 150_000
     sample = real_pairs[::5000]
     assert tokenizer([prompt for prompt, _ in sample])["input_ids"] == [prompts[prompt] for prompt, _ in sample]
+
+
+def test_the_subject_of_a_question_is_found_in_every_form(questions: list[list[EditCase]]) -> None:
+    for cases in questions:
+        names: dict[str, list[int]] = {}
+        for i, case in enumerate(cases):
+            names.setdefault(case.request.subject, []).append(i)
+        finder = SubjectFinder(names)
+        for prompts, least in (
+            ([[case.request.filled] for case in cases], 0.999),
+            ([[t.replace("{}", case.request.subject) for t in case.request.phrasings] for case in cases], 0.999),
+            ([case.paraphrase_prompts for case in cases], 0.93),  # some of these do not name the subject so
+        ):
+            found = [
+                any(i in question.edits for question in last_questions([prompt], finder))
+                for i, of_case in enumerate(prompts)
+                for prompt in of_case
+            ]
+            assert sum(found) >= least * len(found)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mega_pl.data import Cases, read_zsre
+from mega_pl.data import Cases, DataFile, read
 from mega_pl.edits.request import EditCase, EditRequest, Probe
 
 RECORD: dict[str, Any] = {
@@ -35,7 +35,7 @@ def test_a_record_is_a_case(write_json: Callable[[object], Path]) -> None:
         target_new="Oxford",
         target_true="Bern",
     )
-    assert read_zsre(write_json([RECORD])) == [
+    assert read(DataFile(write_json([RECORD]), "zsre")) == [
         EditCase(
             request=request,
             paraphrase_prompts=("Where did Ann Lee study?",),
@@ -45,13 +45,25 @@ def test_a_record_is_a_case(write_json: Callable[[object], Path]) -> None:
     ]
 
 
+def test_questions_between_labels(write_json: Callable[[object], Path]) -> None:
+    (case,) = read(DataFile(write_json([RECORD]), "zsre", question_form="qa"))
+    assert case.request.prompt == "Q: Which university did {} attend?\nA:"
+    assert case.request.phrasings == ("Which university did {} attend?",)
+    assert case.paraphrase_prompts == ("Q: Where did Ann Lee study?\nA:",)
+    assert [probe.prompt for probe in (*case.locality, *case.portability)] == [
+        "Q: who wrote hamlet\nA:",
+        "Q: In which town did Ann Lee study?\nA:",
+    ]
+    assert case.locality[0].answers == ("Shakespeare",)
+
+
 def test_the_published_schema_has_no_portability(write_json: Callable[[object], Path]) -> None:
     published = {key: value for key, value in RECORD.items() if key != "portability"}
-    assert read_zsre(write_json([published]))[0].portability == ()
+    assert read(DataFile(write_json([published]), "zsre"))[0].portability == ()
 
 
 def test_the_true_object_is_the_first_answer_that_changes(write_json: Callable[[object], Path]) -> None:
-    case = read_zsre(write_json([{**RECORD, "answers": ["Oxford", "Bern", "Basel"]}]))[0]
+    case = read(DataFile(write_json([{**RECORD, "answers": ["Oxford", "Bern", "Basel"]}]), "zsre"))[0]
     assert case.request.target_true == "Bern"
 
 
@@ -68,7 +80,7 @@ def test_all_real_records_parse_save_those_that_change_nothing(shared_data: Path
         assert case.request.target_new == raw["alt"].strip()
         assert case.request.target_true in [answer.strip() for answer in raw["answers"]]
     with pytest.raises(ValueError, match=f"record {same[0]}: `target_new` of edit '{same[0]}' must differ"):
-        read_zsre(path)
+        read(DataFile(path, "zsre"))
 
 
 @pytest.mark.parametrize(
@@ -85,11 +97,13 @@ def test_malformed_records_are_refused(
     write_json: Callable[[object], Path], changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"record 0: {message}")):
-        read_zsre(write_json([{**RECORD, **changes}]))
+        read(DataFile(write_json([{**RECORD, **changes}]), "zsre"))
 
 
 def test_an_answer_that_only_spells_the_new_object_is_not_the_true_one(write_json: Callable[[object], Path]) -> None:
-    case = read_zsre(
-        write_json([{**RECORD, "alt": "Bogot\u00e1", "answers": ["Bogota\u0301", "bogot\u00e1", "Cali"]}])
+    case = read(
+        DataFile(
+            write_json([{**RECORD, "alt": "Bogot\u00e1", "answers": ["Bogota\u0301", "bogot\u00e1", "Cali"]}]), "zsre"
+        )
     )[0]
     assert case.request.target_true == "Cali"

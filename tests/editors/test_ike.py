@@ -84,7 +84,7 @@ def test_a_pool_that_holds_the_edit_is_refused(backbone):
 
 
 def test_a_pool_may_be_a_data_module(edits_file):
-    ike = Ike(pool=EditDataModule(edits=str(edits_file)))
+    ike = Ike(pool=EditDataModule(str(edits_file)))
     assert [case.request.edit_id for case in ike.pool] == ["france", "germany", "darrieux", "italy"]
     assert "'darrieux'" in repr(ike)
 

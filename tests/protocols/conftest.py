@@ -11,7 +11,7 @@ import torch
 
 from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone, load
-from mega_pl.data.multilingual import TranslatedCase, Translation
+from mega_pl.data.readers.translations import TranslatedCase, Translation
 from mega_pl.edits import EditCase, EditRequest, Probe, Query, RippleTest
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone, load, prompt_lengths
-from mega_pl.data import read_jsonl, relations
+from mega_pl.data import read, relations
 from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import ContentRouter, RoutedEdits, RouterConfig
 from mega_pl.edits.routing import CentreRouter, Prompts
@@ -45,7 +45,7 @@ class Setting:
 
     def __init__(self, model: Path, edits: Path) -> None:
         self.backbone = load(str(model))
-        cases = read_jsonl(edits)
+        cases = read(edits)
         requests = [case.request for case in cases]
         config = FitConfig(
             sites=("resid_mid.1", "resid_mid.2"), prompts=PromptConfig(prefixes=1), maps=MapConfig(whole=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mega_pl.data import read_counterfact
+from mega_pl.data import DataFile, read
 from mega_pl.edits.request import EditCase, EditRequest, Probe
 from mega_pl.protocols.sake import Test, sake_tests
 
@@ -72,7 +72,7 @@ def test_an_alias_is_conditioned_on_the_old_object() -> None:
 
 
 def test_counts_on_the_real_records(shared_data: Path) -> None:
-    cases = read_counterfact(shared_data / "counterfact" / "counterfact.json")
+    cases = read(DataFile(shared_data / "counterfact" / "counterfact.json", "counterfact"))
     counts = Counter(test.metric for case in cases for test in sake_tests(case))
     assert counts == {"acc": 1031, "gen": 2062, "spec": 10310, "di": 1031, "dii": 1031}
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from mega_pl.data.records import Cases, OnBad, Record, probe, read_cases
+from mega_pl.data.records import Record, probe
 from mega_pl.edits.request import EditCase, EditRequest, Probe, Query, RippleAxis, RippleTest
 from mega_pl.errors import MegaValueError
 
@@ -77,10 +77,10 @@ def write_example(path: str | Path) -> None:
         raise MegaValueError(f"`path` must be a new file, but {str(path)!r} exists; choose another name.") from error
 
 
-def read_jsonl(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
-    """Read edits with the fields of `EditRequest` and, for evaluation, those of `EditCase`.
+def parse(record: Record, index: int) -> EditCase:
+    """The edit of a line, with the fields of `EditRequest` and, for evaluation, those of `EditCase`.
 
-    A line needs ``edit_id``, ``prompt`` (with one ``{}``), ``subject``, ``target_new`` and ``target_true``; the
+    It needs ``edit_id``, ``prompt`` (with one ``{}``), ``subject``, ``target_new`` and ``target_true``; the
     rest may be left out. `EXAMPLE` shows every field:
 
     - ``relation`` is a text, ``phrasings`` a list of templates;
@@ -93,21 +93,7 @@ def read_jsonl(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
       and ``condition_answers``;
     - ``ripple`` is a list of objects with ``axis``, ``queries``, ``conditions`` and ``every``, where a query has a
       ``prompt`` and ``answers``, for each entity the list of its names.
-
-    Args:
-        path: The file: one object a line, or a JSON list of them.
-        on_bad: Whether a malformed record raises, or is left out with a warning.
-
-    Returns:
-        The cases in file order.
-
-    Raises:
-        ValueError: Naming file, line and field, if a field is malformed, missing or unknown, or an id comes twice.
     """
-    return read_cases(path, _case, on_bad)
-
-
-def _case(record: Record, index: int) -> EditCase:
     unknown = sorted(record.names() - _KNOWN)
     if unknown:
         raise MegaValueError(f"the fields must be among {', '.join(sorted(_KNOWN))}, but got {', '.join(unknown)}.")

@@ -4,15 +4,29 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
-from pathlib import Path
 from typing import NamedTuple, get_args
 
 from mega_pl.data.popular import CLOZES, Edited, find_cloze
-from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
+from mega_pl.data.records import AskModel, Record, object_before, to_template
 from mega_pl.data.ripple import aliases, probes, query, ripple_test
+from mega_pl.data.sources import Source
 from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import between
+
+_COMMIT = "21182d13b6ddaa50f023052d13ff59e279deec05"
+_FOLDER = f"https://github.com/edenbiran/RippleEdits/raw/{_COMMIT}/data/benchmark"
+
+SOURCES = (
+    Source(name="popular", file=f"{_FOLDER}/popular.json", revision=_COMMIT),
+    Source(name="random", file=f"{_FOLDER}/random.json", revision=_COMMIT),
+    Source(
+        name="recent",
+        file=f"{_FOLDER}/recent.json",
+        revision=_COMMIT,
+        sha256="bc71807ea72280e2587bd1974fc79ae7e23aa24b1d5887bcdced40d448910547",
+    ),
+)
 
 _SPELLINGS = {"Relation_Specificity": "Relation_Specifity"}
 """The benchmark's description spells one list otherwise than its code."""
@@ -25,8 +39,8 @@ class _Labels(NamedTuple):
     target_true: str
 
 
-def read_rippleedits(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel | None = None) -> Cases:
-    """Read RippleEdits records: Random, Recent and Popular.
+def parse(record: Record, index: int, *, ask: AskModel | None = None) -> EditCase:
+    """The case of a record of Random, Recent or Popular.
 
     The published file has Wikidata ids but no labels. They are read off the edit's two sentences with the cloze of
     its relation; for another relation the cloze is the words that both sentences start with, and the subject
@@ -34,31 +48,13 @@ def read_rippleedits(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel
     ``edit.target_new`` (or ``target``) and ``edit.original_fact.ground_truth`` (or ``target``); the original fact
     may also be called ``previous_fact``.
 
-    Recent adds facts, so that its records have no original fact. The object that a model gives before is then asked
-    of the model itself, for example ``ask=lambda prompt: answers(backbone, [prompt], least=0.0)[0][0]`` with
-    `mega_pl.data.asking.answers`; without ``ask`` such records are refused.
+    Recent adds facts, so that its records have no original fact: ``ask`` then asks a model for the object before.
 
     A query without an answer is left out, and a test without a query. Conditions that the file leaves out are rebuilt
     by rule; where no rule applies the test is not ``filterable``. The names under which Subject_Aliasing asks the edit
     prompt become aliases of its subject. The four axes that SAKE asks also become probes,
     of the first query, first condition and first answer of each test.
-
-    Args:
-        path: A JSON list of records, or one record a line.
-        on_bad: Whether a malformed record raises, or is left out with a warning.
-        ask: What a bare model completes a prompt with.
-
-    Returns:
-        The cases in file order; ``edit_id`` is ``case_id`` where records have it, else the 0-based place in the
-        file.
-
-    Raises:
-        ValueError: Naming file, record and field, if one is malformed, a label cannot be told or an id comes twice.
     """
-    return read_cases(path, lambda record, index: _case(record, index, ask), on_bad)
-
-
-def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     edit = record.child("edit")
     labels = _labels(edit, ask)
     identifier, template = find_cloze(labels.cloze, labels.subject)
@@ -86,20 +82,17 @@ def _labels(edit: Record, ask: AskModel | None) -> _Labels:
     """The labels from their own fields, else from the edit's and the original fact's sentences."""
     relation, sentence = edit.text("relation", default=""), edit.text("prompt").removesuffix(".")
     fact = edit.child("original_fact", "previous_fact")
-    if fact.names():
-        ask = None
-    elif ask is None:
-        raise MegaValueError(
-            "`edit.original_fact` must tell the object before, but is missing; give `ask` to ask a model."
-        )
-    original = fact.text("prompt").removesuffix(".") if ask is None else ""
+    original = fact.text("prompt").removesuffix(".") if fact.names() else ""
     new = edit.text("target_new", "target", default="")
     shared = between(sentence, "", f" {new}") if new else None
     if new and shared is None:
         raise MegaValueError(f"`edit.prompt` must end with the new object {new!r}, but got {sentence!r}.")
     told = _read_off(relation, sentence, original)
     cloze = edit.text("cloze", default=told.cloze if shared is None else shared)
-    true = fact.text("ground_truth", "target", default=told.target_true) if ask is None else ask(cloze)
+    if fact.names():
+        true = fact.text("ground_truth", "target", default=told.target_true)
+    else:
+        true = object_before(cloze, "edit.original_fact", ask)
     labels = _Labels(cloze, edit.text("subject", default=told.subject), new or told.target_new, true)
     if not labels.subject:
         raise MegaValueError(

@@ -5,12 +5,11 @@ Both have ``case_id``, ``subject``, ``src`` (the edit's question), ``rephrase`` 
 ``alt`` (the true and the new object) and fields that are not read here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-from mega_pl.data.records import Cases, OnBad, Record, read_each
-from mega_pl.edits import EditCase
+from mega_pl.data.records import Record
+from mega_pl.edits.request import EditCase
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.language import Language, check_language
 from mega_pl.functional.text import canonical
@@ -65,44 +64,17 @@ class TranslatedCase(EditCase):
             )
 
 
-def add_translations(
-    cases: Iterable[EditCase], path: str | Path, language: Language, *, on_bad: OnBad = "raise"
-) -> Cases:
-    """Give cases their translations into a language, by ``case_id``; join cases before, because `join` drops them.
-
-    Args:
-        cases: The cases, translated into other languages or not.
-        path: The file.
-        language: Which translation to read.
-        on_bad: Whether a malformed record raises, or is left out with a warning.
-
-    Returns:
-        The cases in their order, with the refusals of the file; records of other cases are passed over.
+def add(cases: Mapping[str, EditCase], record: Record, *, language: Language) -> EditCase | None:
+    """The case of ``case_id`` with its translation into a language; None if it is no case of these.
 
     Raises:
-        ValueError: Naming file, record and field, if one is malformed or its English objects or subject are not the
-            case's, or if the file speaks of none of the cases.
+        ValueError: If the English objects or subject are not the case's, or a field is malformed.
     """
-    check_language(language)
-    known = {case.request.edit_id: case for case in cases}
-    met: set[str] = set()
-
-    def take(record: Record, index: int) -> None:
-        edit_id = record.child("en").identifier("case_id")
-        if edit_id in known:
-            known[edit_id] = _translated(known[edit_id], record, language)
-            met.add(edit_id)
-
-    _, refusals = read_each(path, take, on_bad)
-    if not met:
-        raise MegaValueError(
-            f"{path}: a record must have the `case_id` of one of the {len(known)} cases, but none has."
-        )
-    return Cases(known.values(), refusals)
-
-
-def _translated(case: EditCase, record: Record, language: Language) -> TranslatedCase:
-    request, english, other = case.request, record.child("en"), record.child(language)
+    english, other = record.child("en"), record.child(language)
+    case = cases.get(english.identifier("case_id"))
+    if case is None:
+        return None
+    request = case.request
     fact = {"subject": request.subject, "alt": request.target_new, "old": request.target_true}
     for name, value in fact.items():
         if canonical(english.text(name)) != canonical(value):

@@ -1,52 +1,60 @@
 """KnowEdit (arXiv:2401.01286): RippleEdits and zsRE in a layout of its own."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from mega_pl.data.popular import Edited, find_cloze, is_first_hop
-from mega_pl.data.records import AskModel, Cases, OnBad, Record, read_cases, to_template
+from mega_pl.data.records import AskModel, Record, object_before, to_template
 from mega_pl.data.ripple import aliases, probes, query, ripple_test
+from mega_pl.data.sources import Source
 from mega_pl.edits.request import EditCase, EditRequest, Query, RippleAxis, RippleTest
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import canonical
 
+_REPO, _COMMIT = "zjunlp/KnowEdit", "c3a6bccb5fc37a59dea3197ac36526d44606acd0"
 
-def read_knowedit(path: str | Path, *, on_bad: OnBad = "raise", ask: AskModel | None = None) -> Cases:
-    """Read KnowEdit's WikiData_counterfact, WikiData_recent or ZsRE.
+SOURCES = (
+    Source(
+        name="knowedit_counterfact",
+        file="benchmark/wiki_counterfact/test_cf.json",
+        repo=_REPO,
+        revision=_COMMIT,
+        sha256="efc01ba398dfe04975939f729aab45523addb3c6b3cf41d7429ba5de1d45225b",
+    ),
+    Source(
+        name="knowedit_recent",
+        file="benchmark/wiki_recent/recent_test.json",
+        repo=_REPO,
+        revision=_COMMIT,
+        sha256="e5c4ce6de1e8e2d10d892164ad6f4cbd28c976ed509e29e78ae853b01de1797b",
+    ),
+    Source(
+        name="knowedit_zsre",
+        file="benchmark/ZsRE/ZsRE-test-all.json",
+        repo=_REPO,
+        revision=_COMMIT,
+        sha256="0e0214dda853a906ef02bef58c7ce2978af5a962e91fc4a10827e0125459905c",
+    ),
+)
+
+
+def parse(record: Record, index: int, *, ask: AskModel | None = None) -> EditCase:
+    """The case of a record of WikiData_counterfact, WikiData_recent or ZsRE.
 
     KnowEdit keeps neither conditions nor the two kinds of two-hop test apart (both are ``Reasoning``): a test is
     Compositionality_I where its prompt names the edited object by the edited fact, else Compositionality_II, and
-    conditions are rebuilt and aliases recovered as `read_rippleedits` does. Tests without an answer are left out, and
+    conditions are rebuilt and aliases recovered as for RippleEdits. Tests without an answer are left out, and
     so is ``generate_prompt`` (questions written by a language model): a phrasing has to end right before the object.
     ``rephrase`` or ``rephrase_prompt`` become paraphrases.
 
-    WikiData_recent adds facts, so that its records have no ``ground_truth``: it is asked of a model, see
-    `read_rippleedits`. Of a list the first entry is taken that is not the new object.
-
-    Args:
-        path: A JSON list of records, or one record a line.
-        on_bad: Whether a malformed record raises, or is left out with a warning.
-        ask: What a bare model completes a prompt with.
-
-    Returns:
-        The cases in file order; ``edit_id`` is ``case_id`` where records have it, else the 0-based place in the
-        file.
-
-    Raises:
-        ValueError: Naming file, record and field, if one is malformed or an id comes twice.
+    WikiData_recent adds facts, so that its records have no ``ground_truth``; ``ask`` then asks a
+    model. Of a list the first entry is taken that is not the new object.
     """
-    return read_cases(path, lambda record, index: _case(record, index, ask), on_bad)
-
-
-def _case(record: Record, index: int, ask: AskModel | None) -> EditCase:
     subject, filled, new = record.text("subject"), record.text("prompt"), record.text("target_new")
     identifier, template = find_cloze(filled, subject)
     template = template or to_template(filled, subject) or ""
     if not template:
         raise MegaValueError(f"`prompt` must contain the subject {subject!r} exactly once, but got {filled!r}.")
-    truths = record.some("ground_truth") or ((ask(filled),) if ask else ())
-    if not truths:
-        raise MegaValueError("`ground_truth` must tell the object before, but is missing; give `ask` to ask a model.")
+    truths = record.some("ground_truth") or (object_before(filled, "ground_truth", ask),)
     tests = tuple(_tests(record, Edited(template, subject, new)))
     request = EditRequest(
         edit_id=record.identifier("case_id", default=index),

@@ -1,32 +1,28 @@
 """MQuAKE (arXiv:2305.14795): multi-hop questions whose answers change with one or several edits."""
 
-from pathlib import Path
-
-from mega_pl.data.records import Cases, OnBad, Record, probe, read_cases
+from mega_pl.data.records import Record, probe
+from mega_pl.data.sources import Source
 from mega_pl.edits.request import EditCase, EditRequest
 
+_COMMIT = "b87ee8ec4b62493e9e57c6f4ad42653db8dde452"
 
-def read_mquake(path: str | Path, *, on_bad: OnBad = "raise") -> Cases:
-    """Read MQuAKE records.
+SOURCES = (
+    Source(
+        name="mquake",
+        file=f"https://raw.githubusercontent.com/princeton-nlp/MQuAKE/{_COMMIT}/datasets/MQuAKE-CF-3k.json",
+        revision=_COMMIT,
+        sha256="ce27a39c39f2983512b9b5578fadea5fbe352e5368f49d64f38d37ce304edc80",
+    ),
+)
 
-    Each of a record's ``requested_rewrite`` becomes an edit of its own, ``CASE_ID-0``, ``CASE_ID-1`` and so on. The
+
+def parse(record: Record, index: int) -> list[EditCase]:
+    """The cases of a record.
+
+    Each of its ``requested_rewrite`` becomes an edit of its own, ``CASE_ID-0``, ``CASE_ID-1`` and so on. The
     questions, which need all of them at once, are portability of the first; their answers are ``new_answer`` and
     ``new_answer_alias``. Records may contradict each other: edit one at a time, or choose some.
-
-    Args:
-        path: A JSON list of records, or one record a line.
-        on_bad: Whether a malformed record raises, or is left out with a warning.
-
-    Returns:
-        The cases in file order, those of a record together.
-
-    Raises:
-        ValueError: Naming file, record and field, if one is malformed or a ``case_id`` comes twice.
     """
-    return read_cases(path, _cases, on_bad)
-
-
-def _cases(record: Record, index: int) -> list[EditCase]:
     case_id = record.identifier("case_id", default=index)
     rewrites = record.children("requested_rewrite")
     if not rewrites:
