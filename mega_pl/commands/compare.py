@@ -1,7 +1,6 @@
 """``train.py compare``: the table of a knowledge-editing paper, for any editors, backbones, data and protocols."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from mega_pl.compare import (
 )
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors import Editor
-from mega_pl.edits.storage import write_text
+from mega_pl.edits.storage import replacing, write_text
 from mega_pl.errors import MegaValueError
 from mega_pl.fitting import versions
 from mega_pl.protocols import PROTOCOLS, get_protocol
@@ -97,16 +96,13 @@ def compare(
         return
     found: list[tuple[Backbone, Result]] = []
     out.mkdir(parents=True, exist_ok=True)
-    cases = out / "cases.jsonl"
-    beside = cases.with_name(f".{cases.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as lines:
+    with replacing(out / "cases.jsonl") as beside, beside.open("w", encoding="utf-8") as lines:
         for config in backbones:
             backbone = config.load()
             for name, module in data.items():
                 for result in compare_editors(backbone, name, module.cases, editors, judges, modes, out / "answers"):
                     lines.writelines(_lines(backbone, result))
                     found.append((backbone, replace(result, rows=())))
-    os.replace(beside, cases)
     metrics = {"format_version": 1, "versions": versions(), "results": [_entry(*pair) for pair in found]}
     write_text(out / "metrics.json", json.dumps(metrics, ensure_ascii=False, indent=1) + "\n")
     results = [(backbone.name, result) for backbone, result in found]
@@ -123,7 +119,8 @@ def compare(
     (out / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
         if figure is not None:
-            figure.savefig(out / "figures" / f"{name}.png", dpi=150)
+            with replacing(out / "figures" / f"{name}.png") as beside:
+                figure.savefig(beside, dpi=150)
     shown = "\n".join(map(markdown, heads))
     print(f"\n{shown}\nWritten to {out}: metrics.json, cases.jsonl, table.md, table.tex, figures/")
 

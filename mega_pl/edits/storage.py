@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,9 +256,19 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
 
 def write_text(path: Path, text: str) -> None:
     """Write a file beside its place and rename it, so that it is never half there."""
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place beside a file, of this process alone, for what takes the file's place at the end of a ``with`` block."""
+    beside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _refuse_constant(name: str) -> None:
