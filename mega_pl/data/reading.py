@@ -1,7 +1,7 @@
 """Files of edits, each by the reader of its format, and what they say of the same edits joined."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from inspect import signature
@@ -66,7 +66,7 @@ class DataFile:
             ValueError: If it does not take a setting of this file, or needs one that the file lacks.
         """
         reader = self.reader
-        name = reader.__name__.rpartition(".")[2]
+        name = _name(reader)
         taken = signature(reader.add if hasattr(reader, "add") else reader.parse).parameters
         own = {key: getattr(self, key) for key in ("language", "question_form")}
         for key, value in own.items():
@@ -106,10 +106,13 @@ class DataFile:
         return "jsonl" if str(self.path).endswith((".jsonl", ".jsonl.gz")) else ""
 
 
+def _name(reader: ModuleType) -> str:
+    return reader.__name__.rpartition(".")[2]
+
+
 # The command line tries these in their order, and reads settings out of a file that is named where none is a path.
 Files = DataFile | str | Sequence[DataFile | str] | Path
 """One file or several; a text is a published one's name, or the path of one's own JSON lines."""
-
 
 AskTogether = Callable[[Sequence[str]], Sequence[str]]
 """Gives what a bare model completes prompts with, for records of new facts, which name no object to be replaced."""
@@ -157,7 +160,7 @@ def read(files: Files, *, on_bad: OnBad = "raise", ask: AskTogether | None = Non
             cases = join(cases, found)
             refusals += found.refusals
     for file in additions:
-        found = add(cases, file, on_bad=on_bad)
+        found = _add_file(cases, file, on_bad)
         cases = found
         refusals += found.refusals
     return Cases(cases, refusals)
@@ -199,7 +202,11 @@ def add(cases: Iterable[EditCase], file: DataFile, *, on_bad: OnBad = "raise") -
     file.check()
     if not hasattr(file.reader, "add"):
         raise MegaValueError(
-            f"`format` of {str(file.path)!r} must add to edits, but {file.format} has edits; `read` it."
+            f"`format` of {str(file.path)!r} must be one that adds to edits, but got {_name(file.reader)}; `read` it."
         )
-    function: Callable[[Mapping[str, EditCase], Any], EditCase | None] = partial(file.reader.add, **file.settings())
+    return _add_file(cases, file, on_bad)
+
+
+def _add_file(cases: Iterable[EditCase], file: DataFile, on_bad: OnBad) -> Cases:
+    function = partial(file.reader.add, **file.settings())
     return add_to_cases(cases, file.local(), function, on_bad, skip=file.skip, limit=file.limit)

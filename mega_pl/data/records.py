@@ -213,7 +213,7 @@ def read_each(
     if reasons:
         counts = ((len(refusals), "of the records"), (len(left_out), "of the phrasings"))
         told = " and ".join(f"{count} {things}" for count, things in counts if count)
-        warnings.warn(f"Left out {told}; the first was {reasons[0]}", stacklevel=4)
+        warnings.warn(f"Left out {told}; the first was {reasons[0]}", stacklevel=5)  # whoever calls `read` or `add`
     return found, reasons
 
 

@@ -135,7 +135,7 @@ def test_a_model_is_asked_once_for_all_records_of_a_part(write_json: Write) -> N
 
 
 def test_a_file_of_edits_does_not_add_to_others(write_json: Write) -> None:
-    with pytest.raises(ValueError, match=r"`format` of '.*' must add to edits, but jsonl has edits; `read` it"):
+    with pytest.raises(ValueError, match=r"`format` of '.*' must be one that adds to edits, but got jsonl; `read` it"):
         add([], DataFile(write_json([line("a")]), "jsonl"))
 
 

@@ -31,10 +31,11 @@ def parse(record: Record, index: int, *, question_form: QuestionForm = "bare", a
         phrasings=phrasings(template, question_form),
     )
     local = record.text("locality_prompt", default="")
+    probes = (
+        [Probe(prompt=pose(local, question_form), answers=(record.text("locality_ground_truth"),))] if local else []
+    )
     return EditCase(
         request=request,
         paraphrase_prompts=tuple(pose(text, question_form) for text in record.some("rephrase_prompt")),
-        locality=(Probe(prompt=pose(local, question_form), answers=(record.text("locality_ground_truth"),)),)
-        if local
-        else (),
+        locality=tuple(probes),
     )
