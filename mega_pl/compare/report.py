@@ -41,7 +41,10 @@ class Block:
 
 
 def overviews(results: Sequence[tuple[str, Result]]) -> list[Block]:
-    """A table for each backbone, data set, mode and number of edits: the headlines of all protocols side by side."""
+    """A table for each backbone, data set, mode and number of edits: the headlines of all protocols side by side.
+
+    Columns of which the data hold no test are left out.
+    """
     groups: dict[str, list[Result]] = defaultdict(list)
     for backbone, result in results:
         groups[f"{backbone}, {result.data}: {result.edits} edits, {result.mode}"].append(result)
@@ -64,7 +67,7 @@ def _block(title: str, results: Sequence[Result], *, headlines: bool) -> Block:
     for result in results:
         prefix = f"{result.protocol} " if headlines else ""
         names = (result.headline if headlines else ()) or tuple(result.scores)
-        scores = {prefix + name: result.scores[name] for name in names}
+        scores = {prefix + name: result.scores[name] for name in names if result.scores[name].n or not headlines}
         columns.update({name: score.n for name, score in scores.items()})
         lower.update(prefix + name for name in result.lower_is_better)
         rows[BARE] |= {name: score.bare for name, score in scores.items()}
@@ -156,21 +159,28 @@ def bars(scores: Mapping[str, Score], names: Mapping[str, str]) -> Figure:
     return figure
 
 
-def averages(results: Sequence[tuple[str, Result]]) -> Figure:
+def averages(results: Sequence[tuple[str, Result]]) -> Figure | None:
     """The averages of every editor with their 95 % intervals: a panel for each backbone, data set, mode and number.
 
-    The average is the column of that name, or a protocol's first; the bare model's is a line.
+    The average is the column of that name, or a protocol's first; the bare model's is a line. Protocols of which the
+    data hold no test have no panel; None where there is no other.
     """
-    panels = _panels(results, lambda name, r: f"{name}, {r.data}, {r.protocol}: {r.edits} edits, {r.mode}")
+    panels = _panels(
+        [pair for pair in results if _average(pair[1])[1].n],
+        lambda name, r: f"{name}, {r.data}, {r.protocol}: {r.edits} edits, {r.mode}",
+    )
+    if not panels:
+        return None
     figure, grid = _grid(len(panels), width=4.6, height=0.9 + 0.24 * max(len({r.editor for _, r in results}), 3))
     for axes, (title, group) in zip(grid, panels.items(), strict=True):
-        scores = [_average(result) for result in group]
+        scores = [_average(result)[1] for result in group]
         places = range(len(scores))
         axes.errorbar([s.value for s in scores], places, xerr=_spread(scores), fmt="o", color="#2a6f97", capsize=2)
         axes.axvline(scores[0].bare, color="#b8b8b8", label=BARE)
         axes.set_yticks(list(places), [result.editor for result in group], fontsize=7)
         axes.invert_yaxis()
         axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel(_average(group[0])[0], fontsize=8)
         axes.set_title(title, fontsize=8)
         axes.grid(axis="x", alpha=0.3)
     return figure
@@ -185,19 +195,14 @@ def growth(results: Sequence[tuple[str, Result]]) -> Figure | None:
     figure, grid = _grid(len(panels), width=4.6, height=3.0)
     for axes, (title, group) in zip(grid, panels.items(), strict=True):
         for editor in dict.fromkeys(result.editor for result in group):
-            own = sorted((result.edits, _average(result)) for result in group if result.editor == editor)
-            scores = [score for _, score in own]
-            axes.errorbar(
-                [n for n, _ in own],
-                [s.value for s in scores],
-                yerr=_spread(scores),
-                marker="o",
-                capsize=2,
-                label=editor,
-            )
+            own = {result.edits: _average(result)[1] for result in group if result.editor == editor}
+            scores = list(own.values())
+            values = [score.value for score in scores]
+            axes.errorbar(list(own), values, yerr=_spread(scores), marker="o", capsize=2, label=editor)
         axes.set_xscale("log")
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("edits in force")
+        axes.set_ylabel(_average(group[0])[0], fontsize=8)
         axes.set_title(title, fontsize=8)
         axes.legend(fontsize=6)
         axes.grid(alpha=0.3)
@@ -223,13 +228,14 @@ def routing(results: Sequence[tuple[str, Result]]) -> Figure | None:
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.set_title(f"{name}, {result.data}: {result.editor}, {result.edits} edits, {result.mode}", fontsize=8)
-    grid[0].legend(fontsize=6, loc="lower left")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ROUTES), fontsize=7)
     return figure
 
 
-def _average(result: Result) -> Score:
-    """What stands for a protocol: its average, or the first of its columns."""
-    return result.scores.get("average") or next(iter(result.scores.values()))
+def _average(result: Result) -> tuple[str, Score]:
+    """What stands for a protocol, and its column: its average, or the first of its columns."""
+    column = "average" if "average" in result.scores else next(iter(result.scores))
+    return column, result.scores[column]
 
 
 def _spread(scores: Sequence[Score]) -> list[list[float]]:

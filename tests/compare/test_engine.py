@@ -4,6 +4,7 @@ import json
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 import pytest
@@ -181,10 +182,16 @@ def test_tables_show_the_bare_model_first_and_every_method(compared, backbone):
 
 def test_every_figure_shows_what_was_found(compared, backbone):
     results = [(backbone.name, result) for result in compared(["batch", "growing"])]
-    panels = report.averages(results).axes
+    picture = report.averages(results)
+    assert picture is not None
+    panels = picture.axes
     assert len([axes for axes in panels if axes.get_visible()]) == 6  # batch, 1 and all, of two protocols
     wanted = [r.scores["average"].value for _, r in results if r.mode == "batch" and r.protocol == "sake"]
     assert panels[0].lines[0].get_xdata().tolist() == pytest.approx(wanted)  # type: ignore[union-attr]
+    assert [axes.get_xlabel() for axes in panels[:2]] == ["average", "rewrite_acc"]
+    nothing = replace(results[0][1], scores={"acc": Score(nan, 0, (nan, nan), nan)})
+    assert report.averages([(backbone.name, nothing)]) is None  # no test of it, no panel
+    assert "acc" not in report.overviews([(backbone.name, nothing)])[0].columns
     lines = report.growth(results)
     assert lines is not None
     assert [axes.get_title().split(": ")[1] for axes in lines.axes] == ["growing"] * 2
@@ -200,8 +207,16 @@ def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):
     results = compared(["batch"])
     (table,) = overviews([(backbone.name, result) for result in results])
     assert table.title.endswith("own: 4 edits, batch")
-    sake = [f"sake {name}" for name in ("acc", "gen", "spec", "di", "dii", "ci", "cii", "rs", "sa", "average")]
-    assert table.columns == (*sake, *(f"easyedit {name}" for name in EASYEDIT.headline), "s/edit")
+    sake = (
+        "acc",
+        "gen",
+        "spec",
+        "di",
+        "dii",
+        "rs",
+        "average",
+    )  # the bare model knows nothing that CI, CII, SA build on
+    assert table.columns == (*(f"sake {n}" for n in sake), *(f"easyedit {n}" for n in EASYEDIT.headline), "s/edit")
     assert list(table.rows) == ["bare model", *EDITORS]
     for result in results:
         values, bare = table.rows[result.editor], table.rows["bare model"]
