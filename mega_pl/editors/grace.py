@@ -152,15 +152,16 @@ def train_value(backbone: Backbone, projection: Projection, request: EditRequest
     Raises:
         FloatingPointError: If the value is not finite.
     """
-    prompt, answer = encoded_ids(backbone, [request.filled])[0], backbone.answer_ids(request.filled, request.target_new)
-    encoded, lengths = backbone.pad([[*prompt, *answer]]), torch.tensor([len(answer)])
-    position = torch.tensor([len(prompt) - 1])
-    start = torch.rand(projection.outputs, generator=torch.Generator().manual_seed(config.seed))
     with torch.inference_mode(False), torch.enable_grad():
+        prompt = encoded_ids(backbone, [request.filled])[0]
+        answer = backbone.answer_ids(request.filled, request.target_new)
+        encoded, lengths = backbone.pad([[*prompt, *answer]]), torch.tensor([len(answer)])
+        row, position = torch.tensor([0]), torch.tensor([len(prompt) - 1])
+        start = torch.rand(projection.outputs, generator=torch.Generator().manual_seed(config.seed))
         value = start.to(backbone.device).requires_grad_()
         adam = torch.optim.Adam([value], lr=config.edit_lr)
         for _ in range(config.n_iter):
-            with projection.replaced(torch.zeros(1, dtype=torch.long), position, value[None]):
+            with projection.replaced(row, position, value[None]):
                 logits = backbone.model(**encoded.inputs, use_cache=False, logits_to_keep=len(answer) + 1).logits
             loss = -answer_log_probabilities(logits, encoded.input_ids, lengths).mean()
             adam.zero_grad()

@@ -94,7 +94,7 @@ def make_editors(folder: Path) -> list[Editor]:
                 layers=(2,), objective_optimization="target_new", num_steps=5, lr=1e-2, batch_size=100, append_eos=True
             )
         ),
-        AlphaEdit(AlphaEditConfig(layers=(1, 2), value=VALUE, mom2=mom2(folder), nullspace_threshold=1e6, L2=1.0)),
+        AlphaEdit(AlphaEditConfig(layers=(1, 2), value=VALUE, mom2=mom2(folder), nullspace_threshold=1e6, L2=1e-3)),
         Grace(GraceConfig(layer=2, n_iter=5, eps=1e-2)),
         Ike(IkeConfig(demonstrations=3), POOL),
         InContext(),

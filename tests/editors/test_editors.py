@@ -42,7 +42,7 @@ def test_it_makes_the_new_object_likelier(backbone, editor):
     with editor.edit(backbone, [FRANCE]) as edited:
         after = last_logits(backbone, *told(edited, [FRANCE.filled])).log_softmax(-1)[0, new]
     if editor.name in (*WEIGHTS, "grace"):  # a random model does not follow contexts
-        assert after > before + 0.1
+        assert after > before + 0.05
     else:
         assert after != before
 
