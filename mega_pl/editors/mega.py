@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
+from filelock import FileLock
+
 from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
 from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.edits import ContentRouter, EditBank, EditRequest, check_requests
+from mega_pl.edits.storage import CONFIG
 from mega_pl.errors import MegaValueError
 from mega_pl.fitting import FitConfig, fit, settings
 
@@ -71,6 +74,8 @@ class Mega(Editor):
         sites = [str(site) for site in self.config.sites_of(backbone)]
         key = [backbone.fingerprint, settings(backbone, self.config), sites, [asdict(request) for request in requests]]
         path = Path(self.folder) / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        if not path.is_dir():
-            fit(backbone, requests, self.config).save_pretrained(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # another process may be fitting the same edits for another row
+            if not (path / CONFIG).is_file():  # the last file that a save leaves
+                fit(backbone, requests, self.config).save_pretrained(path)
         return EditBank.from_pretrained(str(path))

@@ -1,7 +1,9 @@
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
+from filelock import FileLock
 
 from mega_pl.editors import Mega, mega
 from mega_pl.edits import RouterConfig
@@ -67,6 +69,28 @@ def test_rows_that_differ_in_routing_share_a_fit(backbone, tmp_path, monkeypatch
         assert edited.oracle
     with pytest.raises(pytest.fail.Exception, match="fitted again"):  # control: other settings are another bank
         Mega(replace(CONFIG, seed=1), folder=str(tmp_path))._bank(backbone, REQUESTS)
+
+
+def test_a_bank_that_is_half_there_is_fitted_anew_and_one_that_is_being_fitted_is_waited_for(backbone, tmp_path):
+    editor = Mega(CONFIG, folder=str(tmp_path))
+    with editor.edit(backbone, REQUESTS):
+        wanted = last_logits(backbone, FRANCE.filled)
+    (bank,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (bank / "edit_config.json").unlink()  # what a killed save leaves
+    lock, states = FileLock(f"{bank}.lock"), []
+    lock.acquire()
+
+    def run():
+        with editor.edit(backbone, REQUESTS):
+            states.append(last_logits(backbone, FRANCE.filled))
+
+    thread = Thread(target=run)
+    thread.start()
+    thread.join(1)
+    assert thread.is_alive()
+    lock.release()
+    thread.join()
+    assert torch.equal(states[0], wanted)
 
 
 def test_no_other_way_to_route_is_known():
