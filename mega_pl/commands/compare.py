@@ -128,16 +128,22 @@ def compare(
 compare.__doc__ = str(compare.__doc__).replace("Who judges.", f"Who judges: {', '.join(PROTOCOLS)}.")  # for --help
 
 
-def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:
+def _head(backbone: Backbone, result: Result) -> dict[str, Any]:
+    """What a result is of."""
     return {
         "backbone": backbone.name,
-        "backbone_fingerprint": backbone.fingerprint,
-        "dtype": str(backbone.dtype).removeprefix("torch."),
         "data": result.data,
         "mode": result.mode,
         "edits": result.edits,
         "method": result.editor,
         "protocol": result.protocol,
+    }
+
+
+def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:
+    return _head(backbone, result) | {
+        "backbone_fingerprint": backbone.fingerprint,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
         "seconds_per_edit": result.seconds,
         "routing": result.routing,
         "metrics": {name: score.to_json() for name, score in result.scores.items()},
@@ -145,12 +151,5 @@ def _entry(backbone: Backbone, result: Result) -> dict[str, Any]:
 
 
 def _lines(backbone: Backbone, result: Result) -> Iterator[str]:
-    head = {
-        "backbone": backbone.name,
-        "data": result.data,
-        "mode": result.mode,
-        "edits": result.edits,
-        "method": result.editor,
-        "protocol": result.protocol,
-    }
+    head = _head(backbone, result)
     return (json.dumps(head | row, ensure_ascii=False) + "\n" for row in result.rows)

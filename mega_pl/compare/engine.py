@@ -27,7 +27,6 @@ from mega_pl.edits import EditCase
 from mega_pl.edits.storage import write_text
 from mega_pl.errors import MegaValueError
 from mega_pl.protocols import Protocol, Score
-from mega_pl.protocols.sake import UNTOUCHED, Row, routing
 
 Mode = Literal["single", "batch", "growing", "sequential"]
 """How edits are put into force: one at a time, as papers do; all at once; the first 1, 10, 100, ... at once; or each on
@@ -57,8 +56,7 @@ class Result:
         seconds: What an edit took to be put into force, on the machine that did it; asking it is not counted.
         headline: The columns that stand beside other protocols' in one table; all where none are named.
         lower_is_better: The columns that are better low.
-        routing: By measure the shares of prompts that went to the right edit, to a wrong one and to none; empty where
-            edits are not routed, or the protocol does not say where its prompts should go.
+        routing: Where prompts went, by measure, as `Protocol.routing` says; empty where the protocol does not.
     """
 
     data: str
@@ -98,10 +96,16 @@ def compare_editors(
         A result for each mode, number of edits, editor and protocol; an oracle is judged only where it is told.
 
     Raises:
-        ValueError: If there is no case.
+        ValueError: If there is no case, or no protocol can ask an editor.
     """
     if not cases:
         raise MegaValueError(f"`data` must hold at least one edit, but {name!r} has none.")
+    for label, editor in editors.items():
+        if not _askers(editor, protocols):
+            raise MegaValueError(
+                f"an oracle must have a protocol that says what its tests are about, but {label!r} has none; "
+                "add `sake` to the protocols."
+            )
     store = Answers(backbone, folder)
     protocols = [protocol.prepare(backbone, cases) for protocol in protocols]
     works: list[Work] = [BareWork(store, protocol, tuple(cases)) for protocol in protocols]
@@ -131,20 +135,8 @@ def compare_editors(
                         seconds=sum(seconds for _, seconds in read) / len(judged),
                         headline=protocol.headline,
                         lower_is_better=protocol.lower_is_better,
-                        routing=shares_of(rows) if protocol.name == "sake" and any(row.fired for row in rows) else {},
+                        routing=protocol.routing(rows) if protocol.routing else {},
                     )
-
-
-def shares_of(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Where the prompts of SAKE's protocol went, by measure, as shares of those that count.
-
-    A prompt that no edit should answer goes right if none does.
-    """
-    table = {}
-    for metric, entry in routing(rows).items():
-        right, silent = entry["right"], 0.0 if metric in UNTOUCHED else entry["silent"]
-        table[metric] = {"right": right, "wrong edit": 1 - right - silent, "no edit": silent}
-    return table
 
 
 def counts(edits: int) -> list[int]:

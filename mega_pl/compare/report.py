@@ -17,7 +17,7 @@ BARE = "bare model"
 SECONDS = "s/edit"
 """Column of the seconds that an edit took to be put into force."""
 
-ROUTES = {"right": "#2a6f97", "wrong edit": "#c44536", "no edit": "#b8b8b8"}
+ROUTES = {"right": "#2a6f97", "wrong edit": "#c44536", "no edit, though one was right": "#b8b8b8"}
 """Where prompts may go, and the colours that show it."""
 
 
@@ -45,17 +45,13 @@ def overviews(results: Sequence[tuple[str, Result]]) -> list[Block]:
 
     Columns of which the data hold no test are left out.
     """
-    groups: dict[str, list[Result]] = defaultdict(list)
-    for backbone, result in results:
-        groups[f"{backbone}, {result.data}: {result.edits} edits, {result.mode}"].append(result)
+    groups = _grouped(results, lambda name, r: f"{name}, {r.data}: {r.edits} edits, {r.mode}")
     return [_with_seconds(_block(title, group, headlines=True), group) for title, group in groups.items()]
 
 
 def blocks(results: Sequence[tuple[str, Result]]) -> list[Block]:
     """A table for each of these and each protocol, with all of its columns."""
-    groups: dict[str, list[Result]] = defaultdict(list)
-    for backbone, r in results:
-        groups[f"{backbone}, {r.data}, {r.protocol}: {r.edits} edits, {r.mode}"].append(r)
+    groups = _grouped(results, _of_protocol)
     return [_block(title, group, headlines=False) for title, group in groups.items()]
 
 
@@ -152,8 +148,8 @@ def bars(scores: Mapping[str, Score], names: Mapping[str, str]) -> Figure:
     for place, value in zip(places, values, strict=True):
         axes.text(place + 0.2, 0.02, f"{value:.2f}", ha="center", color="white", fontsize=7)
     axes.set_xticks(list(places), [names.get(name, name) for name in kept])
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("share of tests passed")
+    axes.set_ylim(min([0.0, *values]), max([1.05, *values]))
+    axes.set_ylabel("score")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -165,10 +161,7 @@ def averages(results: Sequence[tuple[str, Result]]) -> Figure | None:
     The average is the column of that name, or a protocol's first; the bare model's is a line. Protocols of which the
     data hold no test have no panel; None where there is no other.
     """
-    panels = _panels(
-        [pair for pair in results if _average(pair[1])[1].n],
-        lambda name, r: f"{name}, {r.data}, {r.protocol}: {r.edits} edits, {r.mode}",
-    )
+    panels = _grouped([pair for pair in results if _average(pair[1])[1].n], _of_protocol)
     if not panels:
         return None
     figure, grid = _grid(len(panels), width=4.6, height=0.9 + 0.24 * max(len({r.editor for _, r in results}), 3))
@@ -179,7 +172,7 @@ def averages(results: Sequence[tuple[str, Result]]) -> Figure | None:
         axes.axvline(scores[0].bare, color="#b8b8b8", label=BARE)
         axes.set_yticks(list(places), [result.editor for result in group], fontsize=7)
         axes.invert_yaxis()
-        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlim(*_limits(scores))
         axes.set_xlabel(_average(group[0])[0], fontsize=8)
         axes.set_title(title, fontsize=8)
         axes.grid(axis="x", alpha=0.3)
@@ -191,7 +184,7 @@ def growth(results: Sequence[tuple[str, Result]]) -> Figure | None:
     grown = [pair for pair in results if pair[1].mode in ("growing", "sequential")]
     if not grown:
         return None
-    panels = _panels(grown, lambda name, r: f"{name}, {r.data}, {r.protocol}: {r.mode}")
+    panels = _grouped(grown, lambda name, r: f"{name}, {r.data}, {r.protocol}: {r.mode}")
     figure, grid = _grid(len(panels), width=4.6, height=3.0)
     for axes, (title, group) in zip(grid, panels.items(), strict=True):
         for editor in dict.fromkeys(result.editor for result in group):
@@ -200,7 +193,7 @@ def growth(results: Sequence[tuple[str, Result]]) -> Figure | None:
             values = [score.value for score in scores]
             axes.errorbar(list(own), values, yerr=_spread(scores), marker="o", capsize=2, label=editor)
         axes.set_xscale("log")
-        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylim(*_limits([_average(result)[1] for result in group]))
         axes.set_xlabel("edits in force")
         axes.set_ylabel(_average(group[0])[0], fontsize=8)
         axes.set_title(title, fontsize=8)
@@ -212,19 +205,20 @@ def growth(results: Sequence[tuple[str, Result]]) -> Figure | None:
 def routing(results: Sequence[tuple[str, Result]]) -> Figure | None:
     """Where prompts went, by measure: to the right edit, to a wrong one, or to none; None where no editor routes.
 
-    Of prompts that no edit should answer, none is right.
+    A prompt that no edit should answer goes right if none does.
     """
-    routed = [(name, result) for name, result in results if result.routing]
+    routed = [pair for pair in results if any(way["n"] and way["silent"] < 1 for way in pair[1].routing.values())]
     if not routed:
         return None
     figure, grid = _grid(len(routed), width=4.6, height=2.6)
     for axes, (name, result) in zip(grid, routed, strict=True):
-        left = [0.0] * len(result.routing)
-        for route, colour in ROUTES.items():
-            shares = [measure[route] for measure in result.routing.values()]
-            axes.barh(range(len(shares)), shares, left=left, color=colour, label=route)
-            left = [a + b for a, b in zip(left, shares, strict=True)]
-        axes.set_yticks(range(len(left)), list(result.routing), fontsize=7)
+        ways = {measure: way for measure, way in result.routing.items() if way["n"]}
+        left = [0.0] * len(ways)
+        shares = [(way["right"], way["wrong_edit"], 1 - way["right"] - way["wrong_edit"]) for way in ways.values()]
+        for (route, colour), widths in zip(ROUTES.items(), zip(*shares, strict=True), strict=True):
+            axes.barh(range(len(left)), widths, left=left, color=colour, label=route)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        axes.set_yticks(range(len(left)), list(ways), fontsize=7)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.set_title(f"{name}, {result.data}: {result.editor}, {result.edits} edits, {result.mode}", fontsize=8)
@@ -244,12 +238,21 @@ def _spread(scores: Sequence[Score]) -> list[list[float]]:
     return [low, [max(0.0, score.ci95[1] - score.value) for score in scores]]
 
 
-def _panels(results: Sequence[tuple[str, Result]], title: Callable[[str, Result], str]) -> dict[str, list[Result]]:
-    """Results by the panel that shows them."""
-    panels: dict[str, list[Result]] = defaultdict(list)
+def _limits(scores: Sequence[Score]) -> tuple[float, float]:
+    """Ends of an axis: those of shares, or farther out where scores are."""
+    return min([0.0, *(s.ci95[0] for s in scores)]) - 0.02, max([1.0, *(s.ci95[1] for s in scores)]) + 0.02
+
+
+def _of_protocol(backbone: str, result: Result) -> str:
+    return f"{backbone}, {result.data}, {result.protocol}: {result.edits} edits, {result.mode}"
+
+
+def _grouped(results: Sequence[tuple[str, Result]], title: Callable[[str, Result], str]) -> dict[str, list[Result]]:
+    """Results by the title of the table or the panel that shows them."""
+    groups: dict[str, list[Result]] = defaultdict(list)
     for backbone, result in results:
-        panels[title(backbone, result)].append(result)
-    return panels
+        groups[title(backbone, result)].append(result)
+    return groups
 
 
 def _grid(count: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:

@@ -25,7 +25,7 @@ class AlphaEditConfig:
         value: How the aim is found.
         mom2: The inputs that edits must leave alone; its ridge is not used.
         nullspace_threshold: Directions count as unused where the second moment's eigenvalue is below it, in squared
-            units of the inputs; the most that an edit can move what is written is thereby bounded.
+            units of the inputs.
         L2: Added to the diagonal of the edits' own moment.
     """
 
@@ -87,14 +87,13 @@ def null_space_step(keys: Tensor, count: int, ridge: float) -> Tensor:
 
     Where fewer keys than directions are given, the system that is solved is as wide as the keys are many.
     """
-    own = keys[:count].T
     if len(keys) < keys.shape[1]:
         gram = keys @ keys.T + ridge * torch.eye(len(keys)).to(keys)
         identity = torch.eye(len(keys), count).to(keys)
         narrow: Tensor = keys.T @ torch.linalg.solve(gram, identity)
         return narrow
     moment = keys.T @ keys + ridge * torch.eye(keys.shape[1]).to(keys)
-    wide: Tensor = torch.linalg.solve(moment, own)
+    wide: Tensor = torch.linalg.solve(moment, keys[:count].T)
     return wide
 
 

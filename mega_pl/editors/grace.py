@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mega_pl.asking import Edited
 from mega_pl.asking.batches import encoded_ids
-from mega_pl.backbone import Backbone, each_pass
+from mega_pl.backbone import Backbone, Site, each_pass, until
 from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.editors.values import answer_log_probabilities
 from mega_pl.editors.weights import Projection
@@ -68,15 +68,12 @@ class Grace(Editor):
         """
         check_requests(requests)
         projection = Projection.of(backbone, self.config.layer)
-        book = CodeBook(backbone, projection, self.config.eps)
-        values: dict[int, Tensor] = {}
+        book = CodeBook(backbone, self.config.layer, self.config.eps)
+        values = torch.zeros(len(requests), projection.outputs)
         for edit, request in enumerate(requests):
             if book.add(edit, request):
                 values[edit] = train_value(backbone, projection, request, self.config)
-        table = torch.zeros(len(requests), projection.outputs)
-        for edit, value in values.items():
-            table[edit] = value
-        use = RoutedEdits(backbone, [request.edit_id for request in requests], book, _steer(projection, table))
+        use = RoutedEdits(backbone, [request.edit_id for request in requests], book, _steer(projection, values))
         with each_pass(backbone.model, use.read):
             yield Routed(use)
 
@@ -87,7 +84,7 @@ class CodeBook:
 
     Args:
         backbone: The bare model.
-        projection: The module whose inputs at last tokens are compared, by Euclidean distance.
+        layer: 0-based block whose projection's inputs at last tokens are compared, by Euclidean distance.
         eps: Radius of a new key.
         keys: (K, F) float32.
         radii: (K,).
@@ -96,7 +93,7 @@ class CodeBook:
     """
 
     backbone: Backbone
-    projection: Projection
+    layer: int
     eps: float
     keys: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     radii: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -139,7 +136,8 @@ class CodeBook:
     def _read(self, prompts: Prompts) -> Tensor:
         """The projection's inputs (B, F) at the prompts' last tokens in the bare model, float32 on the CPU."""
         tokens = (torch.arange(len(prompts)), prompts.last.cpu())
-        with self.projection.record(tokens) as seen:
+        projection, end = Projection.of(self.backbone, self.layer), Site(self.layer, "resid_post")
+        with projection.record(tokens) as seen, until(self.backbone.model, end):
             self.backbone.model.base_model(**prompts.inputs, use_cache=False)
         return seen.keys.float().cpu()
 

@@ -1,8 +1,9 @@
 """New facts told before the prompts that ask for them, and no others: retrieval instead of an edit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar, Literal, get_args
 
 from mega_pl.asking import Edited
@@ -10,7 +11,7 @@ from mega_pl.backbone import Backbone
 from mega_pl.data.relations import relations
 from mega_pl.editors.ike import told
 from mega_pl.editors.protocol import Editor
-from mega_pl.editors.retrieval import Similarity, similarity
+from mega_pl.editors.retrieval import similarity
 from mega_pl.edits import NO_EDIT, ContentRouter, EditRequest, RouterConfig, check_requests
 from mega_pl.edits.routing import Prompts
 from mega_pl.errors import MegaValueError
@@ -58,12 +59,26 @@ class InContext(Editor):
             ValueError: If the requests do not go together.
         """
         check_requests(requests)
-        if self.config.retriever == "similarity":
-            alike = similarity([f"{r.filled} {r.target_new}" for r in requests], self.config.encoder)
-            yield Retrieved(requests, Nearest(alike, self.config.threshold))
-        else:
-            router = ContentRouter.fit(backbone, requests, list(relations().values()), self.config.router)
-            yield Retrieved(requests, RoutedText(backbone, router))
+        make = self._router if self.config.retriever == "router" else self._nearest
+        yield Retrieved(requests, make(backbone, requests))
+
+    def _router(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Callable[[str], int]:
+        router = ContentRouter.fit(backbone, requests, list(relations().values()), self.config.router)
+
+        def find(text: str) -> int:
+            encoded = backbone.encode([text])
+            return router.route(Prompts(backbone, encoded.inputs, encoded.last))[0].edit
+
+        return find
+
+    def _nearest(self, _: Backbone, requests: Sequence[EditRequest]) -> Callable[[str], int]:
+        alike = similarity([f"{r.filled} {r.target_new}" for r in requests], self.config.encoder)
+
+        def find(text: str) -> int:
+            cosines = alike(text)
+            return int(cosines.argmax()) if float(cosines.max()) >= self.config.threshold else NO_EDIT
+
+        return find
 
 
 class Retrieved(Edited):
@@ -74,49 +89,10 @@ class Retrieved(Edited):
         find: From a prompt to the index of the edit that it asks for, or `NO_EDIT`.
     """
 
-    def __init__(self, requests: Sequence[EditRequest], find: "Nearest | RoutedText") -> None:
-        self._requests, self._find = requests, find
-        self._edits: dict[str, int] = {}  # a prompt is asked under several measures
+    def __init__(self, requests: Sequence[EditRequest], find: Callable[[str], int]) -> None:
+        self._requests, self._find = requests, cache(find)  # a prompt is asked under several measures
 
     def prompt(self, text: str) -> str:
         """The prompt, after the new fact that it asks for if it asks for one."""
-        if text not in self._edits:
-            self._edits[text] = self._find(text)
-        edit = self._edits[text]
+        edit = self._find(text)
         return text if edit == NO_EDIT else told(self._requests[edit], text)
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The fact that a prompt is most like, if it is like it enough.
-
-    Args:
-        alike: Cosines with the facts.
-        threshold: The least cosine.
-    """
-
-    alike: Similarity
-    threshold: float
-
-    def __call__(self, text: str) -> int:
-        """Index of the edit, or `NO_EDIT`."""
-        cosines = self.alike(text)
-        return int(cosines.argmax()) if float(cosines.max()) >= self.threshold else NO_EDIT
-
-
-@dataclass(frozen=True)
-class RoutedText:
-    """The fact of the edit that a router chooses.
-
-    Args:
-        backbone: The bare model.
-        router: The router.
-    """
-
-    backbone: Backbone
-    router: ContentRouter
-
-    def __call__(self, text: str) -> int:
-        """Index of the edit, or `NO_EDIT`."""
-        encoded = self.backbone.encode([text])
-        return self.router.route(Prompts(self.backbone, encoded.inputs, encoded.last))[0].edit

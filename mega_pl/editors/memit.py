@@ -56,7 +56,7 @@ class Memit(WeightEditor):
 
     name: ClassVar[str] = "memit"
     config: MemitConfig
-    _known: "WeakKeyDictionary[Backbone, Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+    _known: "WeakKeyDictionary[Backbone, _Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     def writing(self, backbone: Backbone) -> Writing:
         """The weights of some projections; see `WeightEditor`.
@@ -65,7 +65,7 @@ class Memit(WeightEditor):
             ValueError: If there is no such block, or the MLP does not write straight into the stream.
         """
         if backbone not in self._known:
-            self._known[backbone] = Known.of(backbone, self.config.layers, self.config.value, self.config.mom2)
+            self._known[backbone] = _Known.of(backbone, self.config.layers, self.config.value, self.config.mom2)
         known, weight = self._known[backbone], self.config.mom2_update_weight
 
         def solve(layer: int, keys: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Memit(WeightEditor):
 
 
 @dataclass(frozen=True)
-class Known:
+class _Known:
     """What is the same for all edits of a backbone.
 
     Args:
@@ -87,7 +87,7 @@ class Known:
     moments: dict[int, FactoredMoment]
 
     @classmethod
-    def of(cls, backbone: Backbone, layers: Sequence[int], value: ValueConfig, mom2: Mom2Config) -> "Known":
+    def of(cls, backbone: Backbone, layers: Sequence[int], value: ValueConfig, mom2: Mom2Config) -> "_Known":
         """Sample the contexts and read, or compute, the moments."""
         check_straight(backbone)
         contexts = sample_contexts(backbone, value.context_template_length_params, value.seed)

@@ -40,6 +40,8 @@ class Protocol(Generic[T, A, R]):
         row: Makes a row of a test and of what the bare and the edited model answer; `dataclasses.asdict` of it is
             ready for JSON.
         oracle: Whether it tells routed edits what each test is about where they want to know.
+        routing: Says by measure which shares of the prompts went to the right edit, to a wrong one (``wrong_edit``) and
+            to none (``silent``); where no edit should answer, none is right.
         adapt: Gives the protocol for some cases, where what a case is asked depends on the others or on the backbone.
         adapted: Whether it is such a one, so that its answers belong to its tests and not to the cases alone.
     """
@@ -53,6 +55,7 @@ class Protocol(Generic[T, A, R]):
     ask_bare: Callable[[Backbone, Sequence[T]], list[A]] | None = None
     row: Callable[[T, A, A], R] = EvalRow  # type: ignore[assignment]
     oracle: bool = False
+    routing: Callable[[Sequence[R]], dict[str, dict[str, float]]] | None = None
     adapt: "Callable[[Backbone, Sequence[EditCase]], Protocol[T, A, R]] | None" = None
     adapted: bool = False
 

@@ -1,10 +1,13 @@
-"""What several protocols read off a case."""
+"""What several protocols read off a case, and how several ask."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Protocol
 
+from mega_pl.asking import Edited, NextToken, next_tokens
+from mega_pl.backbone import Backbone
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.edits.request import SLOT
 
@@ -42,3 +45,33 @@ def question_of(request: EditRequest) -> str:
     """
     own = request.prompt if request.prompt.endswith("?") else questions().get(request.relation, request.prompt)
     return own.replace(SLOT, request.subject)
+
+
+class ObjectTest(Protocol):
+    """A prompt, and the objects that it may be answered with."""
+
+    @property
+    def prompt(self) -> str:
+        """What the model completes."""
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """The new object, then its other names."""
+
+    @property
+    def true(self) -> str:
+        """The true object."""
+
+
+def ask_objects(backbone: Backbone, edited: Edited, tests: Sequence[ObjectTest]) -> list[NextToken]:
+    """Ask tests of a model: the token after each prompt, and the log-probabilities of the new and the true object.
+
+    Args:
+        backbone: The model, within its edits.
+        edited: The edits in force; they say how a prompt is asked.
+        tests: What to ask.
+
+    Raises:
+        ValueError: If an object merges with its prompt, or a prompt is too long.
+    """
+    return next_tokens(backbone, edited, [t.prompt for t in tests], [(t.new[0], t.true) for t in tests])

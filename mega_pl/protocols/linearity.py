@@ -18,13 +18,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mega_pl.asking import Edited, NextToken, next_tokens
+from mega_pl.asking import NextToken
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditCase
 from mega_pl.functional.linearity import spearman
 from mega_pl.functional.text import first_token_hit
 from mega_pl.protocols.base import Protocol
-from mega_pl.protocols.cases import new_names, relation_of
+from mega_pl.protocols.cases import ask_objects, new_names, relation_of
 from mega_pl.protocols.linear_relations import Faithfulness, relation_linearity
 from mega_pl.protocols.measures import NOT_AVAILABLE, Mean, Measure, Score
 from mega_pl.protocols.rows import EvalRow, Outcomes, outcomes
@@ -78,20 +78,6 @@ def linearity_tests(case: EditCase, *, judged: Mapping[str, Faithfulness] | None
             constant=found.constant,
         ),
     )
-
-
-def ask_linearity(backbone: Backbone, edited: Edited, tests: Sequence[LinearityTest]) -> list[NextToken]:
-    """Ask edit prompts of a model: the next token, and the log-probabilities of the new and the true object.
-
-    Args:
-        backbone: The model, within its edits.
-        edited: The edits in force; they say how a prompt is asked.
-        tests: What to ask.
-
-    Raises:
-        ValueError: If an object merges with its prompt, or a prompt is too long.
-    """
-    return next_tokens(backbone, edited, [t.prompt for t in tests], [(t.new[0], t.true) for t in tests])
 
 
 class Correlation(Measure):
@@ -167,7 +153,7 @@ def _adapt(backbone: Backbone, cases: Sequence[EditCase]) -> "Protocol[Linearity
 PROTOCOL: Protocol[LinearityTest, NextToken, LinearityRow] = Protocol(
     name="linearity",
     tests=linearity_tests,
-    ask=ask_linearity,
+    ask=ask_objects,
     answer=NextToken,
     measures=_measures,
     adapt=_adapt,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -156,8 +157,9 @@ class Measure(Metric):
         with self.sync_context():
             return self._score(seed)
 
+    @abstractmethod
     def _score(self, seed: int) -> Score:
-        raise NotImplementedError
+        """What the rows seen so far, or those of all processes where they are synced, are worth."""
 
 
 class Mean(Measure):

@@ -17,14 +17,13 @@ from typing import Literal
 
 import torch
 
-from mega_pl.asking import Edited, NextToken, next_tokens
-from mega_pl.backbone import Backbone
+from mega_pl.asking import NextToken
 from mega_pl.data.records import to_templates
 from mega_pl.edits import EditCase
 from mega_pl.edits.request import SLOT
 from mega_pl.functional.text import between, canonical, first_token_hit
 from mega_pl.protocols.base import Protocol
-from mega_pl.protocols.cases import new_names
+from mega_pl.protocols.cases import ask_objects, new_names
 from mega_pl.protocols.measures import Mean, Measure
 from mega_pl.protocols.rows import EvalRow, Outcomes, outcomes
 
@@ -113,20 +112,6 @@ def _subject(text: str, template: str) -> str:
     """What fills a template to give a text; empty where nothing does."""
     start, end = template.split(SLOT)
     return (between(text, start, end) or "").strip()
-
-
-def ask_mediated(backbone: Backbone, edited: Edited, tests: Sequence[MediatedTest]) -> list[NextToken]:
-    """Ask tests of a model: the token after each prompt, and the log-probabilities of the new and the true object.
-
-    Args:
-        backbone: The model, within its edits.
-        edited: The edits in force; they say how a prompt is asked.
-        tests: What to ask.
-
-    Raises:
-        ValueError: If an object merges with its prompt, or a prompt is too long.
-    """
-    return next_tokens(backbone, edited, [t.prompt for t in tests], [(t.new[0], t.true) for t in tests])
 
 
 def described(prompt: str, subject: str) -> Iterator[str]:
@@ -219,5 +204,5 @@ def _measures() -> dict[str, Measure]:
 
 
 PROTOCOL: Protocol[MediatedTest, NextToken, MediatedRow] = Protocol(
-    name="mediated", tests=mediated_tests, ask=ask_mediated, answer=NextToken, measures=_measures
+    name="mediated", tests=mediated_tests, ask=ask_objects, answer=NextToken, measures=_measures
 )

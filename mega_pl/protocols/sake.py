@@ -420,6 +420,7 @@ PROTOCOL: Protocol[Test, Answer, Row] = Protocol(
     ask_bare=ask_bare,
     ask=ask_edited,
     oracle=True,
+    routing=routing,
     answer=Answer,
     row=sake_row,
     measures=_measures,

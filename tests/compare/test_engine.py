@@ -16,7 +16,7 @@ from mega_pl.backbone import Site, load, steer
 from mega_pl.compare import Block, blocks, compare_editors, engine, heat_maps, latex, markdown, overviews, report
 from mega_pl.compare.engine import Result, counts
 from mega_pl.data import read
-from mega_pl.editors import Edited, Editor
+from mega_pl.editors import Edited, Editor, Mega
 from mega_pl.editors.protocol import WeightEditor, Writing
 from mega_pl.protocols import PROTOCOLS as EVERY
 from mega_pl.protocols import Protocol, Score
@@ -197,10 +197,37 @@ def test_every_figure_shows_what_was_found(compared, backbone):
     assert [axes.get_title().split(": ")[1] for axes in lines.axes] == ["growing"] * 2
     assert report.growth(results[:1]) is None
     assert report.routing(results) is None  # nothing is routed
-    entry = {"acc": {"right": 0.5, "wrong edit": 0.25, "no edit": 0.25}}
-    (axes,) = report.routing([(backbone.name, replace(results[0][1], routing=entry))]).axes  # type: ignore[union-attr]
+    entry = {
+        "acc": {"right": 0.5, "wrong_edit": 0.25, "silent": 0.25, "n": 4},
+        "spec": {"right": 0.75, "wrong_edit": 0.25, "silent": 0.75, "n": 4},  # none is right
+        "ci": {"right": 0.0, "wrong_edit": 0.0, "silent": 0.0, "n": 0},
+    }
+    figure = report.routing([(backbone.name, replace(results[0][1], routing=entry))])
+    assert figure is not None
+    (axes,) = figure.axes
     widths = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert widths == [0.5, 0.25, 0.25]
+    assert widths == [0.5, 0.75, 0.25, 0.25, 0.25, 0.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["acc", "spec"]
+
+
+def test_an_axis_holds_every_score(backbone):
+    scores = {"fluency": Score(5.1, 4, (4.9, 5.3), 5.0), "correlation": Score(-0.5, 4, (-0.9, 0.1), 0.0)}
+    for score in scores.values():
+        result = Result("own", "batch", 4, "still", "rome", {"x": score}, [], 0.5)
+        picture = report.averages([(backbone.name, result)])
+        assert picture is not None
+        low, high = picture.axes[0].get_xlim()
+        assert low < min(0, score.ci95[0])
+        assert high > max(1, score.ci95[1])
+    low, high = report.bars(scores, {}).axes[0].get_ylim()
+    assert low <= -0.5
+    assert high >= 5.1
+
+
+def test_an_oracle_without_anybody_who_tells_is_refused_before_any_work(backbone, cases, tmp_path):
+    with pytest.raises(ValueError, match=r"an oracle must have a protocol that says .* but 'o' has none; add"):
+        list(compare_editors(backbone, "own", cases, {"o": Mega(routing="oracle")}, [EASYEDIT], ["single"], tmp_path))
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_an_overview_has_the_headlines_of_all_protocols(compared, backbone):

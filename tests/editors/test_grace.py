@@ -27,7 +27,7 @@ def key_of(backbone, text, layer=2):
 
 
 def book_of(backbone, requests, eps):
-    book = CodeBook(backbone, Projection.of(backbone, 2), eps)
+    book = CodeBook(backbone, 2, eps)
     return book, [book.add(edit, request) for edit, request in enumerate(requests)]
 
 

@@ -11,13 +11,13 @@ import pytest
 from mega_pl.asking import BARE, NextToken, next_tokens
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.protocols import EvalRow
+from mega_pl.protocols.cases import ask_objects
 from mega_pl.protocols.mediated import (
     DESCRIPTIONS,
     PROTOCOL,
     RENAMINGS,
     MediatedKind,
     MediatedTest,
-    ask_mediated,
     described,
     invented_name,
     mediated_tests,
@@ -198,7 +198,7 @@ def test_the_measure_tells_an_edit_that_follows_the_context(lab_backbone):
     )
     case = EditCase(request=request, neighborhood_prompts=("The capital of Spain is",))
     tests = mediated_tests(case)
-    bare = ask_mediated(lab_backbone, BARE, tests)
+    bare = ask_objects(lab_backbone, BARE, tests)
     answers = [replace(b, prediction=" Rome") if "France" in t.prompt else b for t, b in zip(tests, bare, strict=True)]
     greedy = PROTOCOL.score([EvalRow(*columns) for columns in zip(tests, bare, answers, strict=True)])
     idle = PROTOCOL.score([EvalRow(*columns) for columns in zip(tests, bare, bare, strict=True)])
