@@ -84,6 +84,40 @@ def test_edits_that_grow_are_judged_at_one_ten_a_hundred_and_all(compared, mode)
     ]
 
 
+def test_without_an_order_of_its_own_an_editor_is_judged_in_sequence_as_in_growth(compared):
+    growing, sequential = (compared([mode], {"pushing": EDITORS["pushing"]}) for mode in ("growing", "sequential"))
+    assert [r.rows for r in sequential] == [r.rows for r in growing]
+    assert growing[0].rows != growing[2].rows[: len(growing[0].rows)]  # control: more edits push farther
+
+
+@pytest.mark.parametrize(("mode", "seconds"), [("single", 3.0), ("batch", 3.0 / 4)])
+def test_seconds_are_those_of_putting_an_edit_into_force(backbone, cases, tmp_path, monkeypatch, mode, seconds):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Slow(Pushing):
+        @contextmanager
+        def edit(self, backbone, requests):
+            clock[0] += 3.0
+            with super().edit(backbone, requests) as edited:
+                yield edited
+
+    def ask(*given):
+        clock[0] += 100.0
+        return EVERY["sake"].ask(*given)
+
+    protocol = replace(EVERY["sake"], ask=ask)
+    (result,) = compare_editors(backbone, "own", cases, {"slow": Slow(0.0)}, [protocol], [mode], tmp_path / "answers")
+    assert result.seconds == seconds
+
+
+def test_answers_to_other_tests_of_the_same_cases_are_others(backbone, cases, tmp_path):
+    store, usual = engine.Answers(backbone, tmp_path), replace(EVERY["sake"], adapted=True)
+    fewer = replace(usual, tests=lambda case: EVERY["sake"].tests(case)[:1])
+    assert store.path("bare", usual, cases) != store.path("bare", fewer, cases)
+    assert store.path("bare", usual, cases) == store.path("bare", replace(usual), cases)
+
+
 class Adding(WeightEditor):
     """Adds to a bias with every edit, what depends on how far it is already; keeps what it saw."""
 

@@ -6,6 +6,7 @@ import torch
 from filelock import FileLock
 
 from mega_pl.editors import Mega, mega
+from mega_pl.editors.protocol import Routed
 from mega_pl.edits import RouterConfig
 from mega_pl.fitting import FitConfig, MapConfig, PromptConfig, fit
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, last_logits
@@ -65,6 +66,9 @@ def test_rows_that_differ_in_routing_share_a_fit(backbone, tmp_path, monkeypatch
     with Mega(CONFIG, routing="always", folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
         last_logits(backbone, "He works as a")
         assert edited.fired != [None]
+    with Mega(CONFIG, guard=False, folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
+        assert isinstance(edited, Routed)
+        assert edited.use.guard is None
     with Mega(CONFIG, routing="oracle", folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
         assert edited.oracle
     with pytest.raises(pytest.fail.Exception, match="fitted again"):  # control: other settings are another bank

@@ -13,6 +13,7 @@ from mega_pl.backbone import Backbone, Encoded, Site, steer
 from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, EditBank, EditRequest, RouterConfig
 from mega_pl.edits.routing import CentreRouter, Prompts, Router
+from mega_pl.edits.storage import replacing, write_text
 from mega_pl.functional import Transport, Transports, stack
 
 FAMILIES = ["gpt2", "llama"]
@@ -448,3 +449,11 @@ def test_a_copy_that_differs_a_little_is_taken_where_one_says_so(tiny_backbone, 
     wide = replace(bank, backbone={**bank.backbone, "width": 9})
     with pytest.raises(ValueError, match=r"but `width` is .*; fit it again"), wide.apply(backbone, strict=False):
         pass
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError), replacing(path) as beside:
+        beside.write_text("half \ud800", encoding="utf-8")
+    assert [(p.name, p.read_text("utf-8")) for p in tmp_path.iterdir()] == [("metrics.json", "old")]

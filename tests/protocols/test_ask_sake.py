@@ -24,6 +24,7 @@ from mega_pl.functional import Transport
 from mega_pl.functional.text import first_token_hit
 from mega_pl.protocols.sake import (
     PROTOCOL,
+    UNTOUCHED,
     Mode,
     Row,
     Test,
@@ -251,6 +252,15 @@ def test_routing_is_left_alone_unless_a_mode_is_named(setting: Setting) -> None:
         answers = ask_edited(setting.backbone, edited, setting.tests)
     assert edited.orders == []
     assert all(answer.fired for answer in answers)
+
+
+def test_edits_that_want_an_oracle_get_one(setting: Setting) -> None:
+    with setting.bank.apply(setting.backbone) as use:
+        told = ask_edited(setting.backbone, Routed(use, oracle=True), setting.tests)
+        assert told == ask_edited(setting.backbone, Routed(use), setting.tests, mode="oracle")
+    untouched = [answer.fired for test, answer in zip(setting.tests, told, strict=True) if test.metric in UNTOUCHED]
+    assert set(untouched) == {""}
+    assert all(answer.fired for test, answer in zip(setting.tests, told, strict=True) if test.metric not in UNTOUCHED)
 
 
 def test_editors_without_a_router(setting: Setting, editors: Sequence[Editor]) -> None:
