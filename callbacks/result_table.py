@@ -47,7 +47,8 @@ class ResultTable(L.Callback):
         text = json.dumps(results(module), ensure_ascii=False, indent=1, allow_nan=False)
         write_text(folder / "metrics.json", text + "\n")
         rows = "".join(
-            json.dumps({key: judge, **asdict(row)}, ensure_ascii=False) + "\n"
+            json.dumps({key: judge, **asdict(row), "outcomes": module.judges[judge].outcomes(row)}, ensure_ascii=False)
+            + "\n"
             for judge, of_judge in module.rows.items()
             for key in ["mode" if module.judges[judge].name == "sake" else "protocol"]
             for row in of_judge

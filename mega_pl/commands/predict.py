@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mega_pl.backbone import Backbone, load
 from mega_pl.backbone.backbone import Dtype
-from mega_pl.data.relations import relations
+from mega_pl.data.relations import labelled
 from mega_pl.edits import EditBank
 from mega_pl.edits.prediction import Prediction
 from mega_pl.edits.prediction import predict as predict_all
@@ -144,16 +144,10 @@ def why(prediction: Prediction) -> str:
     """The router's decision in words."""
     route = prediction.route
     subject = [f"subject {route.subject!r}"] if route.subject else []
-    relation = [f"relation {_labelled(route.relation)}"] if route.relation else []
+    relation = [f"relation {labelled(route.relation)}"] if route.relation else []
     if prediction.fired is None and not subject and not route.confidence:
         return "no edit is near"
     return ", ".join([*subject, *relation, f"confidence {route.confidence:.2f}"])
-
-
-def _labelled(names: str) -> str:
-    """What relations are called, where the template bank knows them."""
-    known = relations()
-    return " or ".join(known[name].label if name in known else name for name in names.split(" or "))
 
 
 def _cells(prediction: Prediction) -> tuple[Text, ...]:

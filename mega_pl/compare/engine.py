@@ -131,7 +131,7 @@ def compare_editors(
                         editor=label,
                         protocol=protocol.name,
                         scores=protocol.score(rows),
-                        rows=[asdict(row) for row in rows],
+                        rows=[asdict(row) | {"outcomes": protocol.outcomes(row)} for row in rows],
                         seconds=sum(seconds for _, seconds in read) / len(judged),
                         headline=protocol.headline,
                         lower_is_better=protocol.lower_is_better,

@@ -52,6 +52,16 @@ def relations() -> dict[str, Relation]:
     return parse_relations(text)
 
 
+def labelled(names: str) -> str:
+    """What relations are called that a router names, where the bank knows them.
+
+    >>> labelled("P19 or P20"), labelled("P0")
+    ('place of birth or place of death', 'P0')
+    """
+    known = relations()
+    return " or ".join(known[name].label if name in known else name for name in names.split(" or "))
+
+
 def parse_relations(text: str) -> dict[str, Relation]:
     """Relations by name, from TOML with one table for each.
 

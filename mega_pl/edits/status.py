@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 def status(bank: EditBank) -> str:
     """A table in Markdown: a line about the whole, and a line an edit."""
-    rows = torch.stack([_bytes_of(maps) for maps in bank.maps.values()]).sum(0)
-    sizes = [int(part.sum()) for part in torch.split(rows, [len(ids) + 1 for ids in bank.objects])]
+    sizes = map_sizes(bank)
     router = sum(tensor.nbytes for tensor in bank.router.state()[1].values())
     lines = [
         f"{counted(len(bank), 'edit')} of {bank.backbone['name'] or 'a model'} at {', '.join(map(str, bank.maps))}; "
-        f"maps {_size(sum(sizes))}, {bank.router.kind} router {_size(router)}",
+        f"maps {size_text(sum(sizes))}, {bank.router.kind} router {size_text(router)}",
         f"history: {'; '.join(map(str, bank.history)) or 'as fitted'}",
         "",
         "| edit | prompt | before | after | maps | size | |",
@@ -30,9 +29,15 @@ def status(bank: EditBank) -> str:
     ]
     for request, ids, size in zip(bank.requests, bank.objects, sizes, strict=True):
         cells = [request.edit_id, request.filled, request.target_true, request.target_new, str(len(ids) + 1)]
-        cells += [_size(size), "not whole" if request.edit_id in bank.missed else ""]
+        cells += [size_text(size), "not whole" if request.edit_id in bank.missed else ""]
         lines.append(table_row(cells))
     return "\n".join(lines)
+
+
+def map_sizes(bank: EditBank) -> list[int]:
+    """Bytes of each edit's maps, in the order of the bank."""
+    rows = torch.stack([_bytes_of(maps) for maps in bank.maps.values()]).sum(0)
+    return [int(part.sum()) for part in torch.split(rows, [len(ids) + 1 for ids in bank.objects])]
 
 
 def table_row(cells: Collection[str]) -> str:
@@ -46,7 +51,7 @@ def _bytes_of(maps: Transports) -> Tensor:
     return numbers * maps.mean.element_size() + maps.ranks.element_size()
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
     """Bytes for people."""
     for unit in ("B", "kB"):
         if count < 1000:

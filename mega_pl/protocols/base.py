@@ -1,8 +1,10 @@
 """What every protocol is: its tests, how they are asked, its measures, and which of them stand for it in a table."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Generic, TypeVar
 
 from torchmetrics import MetricCollection
@@ -123,6 +125,21 @@ class Protocol(Generic[T, A, R]):
         metrics = self.metrics()
         metrics.update(rows)
         return self.scores(metrics, seed=seed)
+
+    def outcomes(self, row: R) -> dict[str, float]:
+        """What the edited model's answer to one test is worth, by each measure that the test is part of.
+
+        What other rows decide is left out: in `sake` a test counts whether its edit succeeds or not.
+
+        Args:
+            row: Of the protocol.
+        """
+        worth = {name: measure.outcomes([row]).edited.tolist() for name, measure in self._judges.items()}
+        return {name: fmean(values) for name, values in worth.items() if values and all(map(math.isfinite, values))}
+
+    @cached_property
+    def _judges(self) -> dict[str, Measure]:
+        return self.measures()
 
     def all_tests(self, cases: Sequence[EditCase]) -> list[T]:
         """The tests of cases, case by case."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ from mega_pl.edits.routing.calibration import fit_matcher
 from mega_pl.edits.routing.matcher import EVIDENCE, Relation, RelationMatcher, matcher_from, matcher_state
 from mega_pl.edits.routing.phrases import PHRASINGS, NounPhrases
 from mega_pl.edits.routing.question import Question, last_questions, sentences_of
-from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router, rest
+from mega_pl.edits.routing.router import CANDIDATES, NO_EDIT, Prompts, Route, Router, rest
 from mega_pl.edits.routing.scope import Scopes
 from mega_pl.edits.routing.subjects import SubjectFinder, names_of
 from mega_pl.edits.routing.trials import base_log_probs, first_tokens, hear
@@ -258,18 +259,23 @@ class ContentRouter:
         known = torch.tensor([self.scopes.edits[edit].known for *_, edit in pairs])
         passes = self.scopes.matcher.passes(logits, known) & logits.isfinite()  # a veto holds at any threshold
         passes |= torch.tensor(forced or not self.config.relation)
-        best = {pairs[n][0]: n for n in logits.argsort(stable=True).tolist()}  # the last is a prompt's best pair
-        for i, n in best.items():
-            _, question, _, edit = pairs[n]
+        confidences = logits.sigmoid().tolist()
+        nearest: dict[int, dict[int, int]] = {}  # by prompt and edit the best pair, the best edit first
+        for n in reversed(logits.argsort(stable=True).tolist()):
+            nearest.setdefault(pairs[n][0], {}).setdefault(pairs[n][3], n)
+        for i, of_edits in nearest.items():
+            (edit, n), *_ = of_edits.items()
+            question = pairs[n][1]
             routes[i] = Route(
                 edit=edit if passes[n] else NO_EDIT,
-                confidence=float(logits[n].sigmoid()),
+                confidence=confidences[n],
                 subject=question.words,
                 relation=self._relation(edit),
                 evidence={
                     **dict(zip(EVIDENCE, evidence[n].tolist(), strict=True)),
                     "answer": float(heard[n].sum()),
                 },
+                candidates={other: confidences[m] for other, m in islice(of_edits.items(), CANDIDATES)},
             )
         return routes
 

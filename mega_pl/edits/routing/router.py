@@ -17,6 +17,9 @@ from mega_pl.edits.routing.turns import turns_of
 NO_EDIT = -1
 """The route of a prompt that no edit answers."""
 
+CANDIDATES = 3
+"""The most edits that a route names."""
+
 
 @dataclass(frozen=True)
 class Route:
@@ -29,6 +32,8 @@ class Route:
         subject: The words that named the subject, as they stand in the prompt.
         relation: The relation that the question was taken for, where the router knows its name.
         evidence: The parts of the decision, by name.
+        candidates: By index the edits that came nearest, the nearest first, each with its confidence; at most
+            `CANDIDATES`, and none where the router does not compare edits.
     """
 
     edit: int
@@ -36,6 +41,7 @@ class Route:
     subject: str = ""
     relation: str = ""
     evidence: Mapping[str, float] = field(default_factory=dict)
+    candidates: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
