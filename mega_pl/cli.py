@@ -12,7 +12,7 @@ import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from mega_pl.commands import attribute, compare, export, predict
+from mega_pl.commands import attribute, compare, export, look, predict
 from mega_pl.commands.dry_run import rehearse_fit
 from mega_pl.data import write_example
 from mega_pl.data.datamodule import EditDataModule
@@ -28,6 +28,7 @@ LOOPS = {
 
 VERBS: dict[str, Callable[..., None]] = {
     "predict": predict,
+    "look": look,
     "attribute": attribute,
     "compare": compare,
     "template": write_example,
@@ -35,7 +36,13 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 """Commands that are no Lightning loop."""
 
-FLAGS = {"--dry-run": "--dry_run", "--dry_run": "--dry_run", "--lossy": "--lossy", "--interactive": "--interactive"}
+FLAGS = {
+    "--dry-run": "--dry_run",
+    "--dry_run": "--dry_run",
+    "--lossy": "--lossy",
+    "--interactive": "--interactive",
+    "--browser": "--browser",
+}
 """Options that may stand without a value, and their names."""
 
 DRY_RUN = "Only check config, data and tokenizer and tell the memory, without weights; also --dry-run."

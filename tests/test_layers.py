@@ -22,6 +22,7 @@ ROOMS = [
     "attribution",
     "compare",
     "lab",
+    "look",
     "module",
     "callbacks",
     "commands",

@@ -3,6 +3,7 @@
 from mega_pl.commands.attribute import attribute
 from mega_pl.commands.compare import compare
 from mega_pl.commands.export import export
+from mega_pl.commands.look import look
 from mega_pl.commands.predict import predict
 
-__all__ = ["attribute", "compare", "export", "predict"]
+__all__ = ["attribute", "compare", "export", "look", "predict"]

@@ -56,7 +56,7 @@ def predict(
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise MegaValueError(f"`output` must lie in a folder that exists, but got {output!r}; make the folder first.")
     edits = EditBank.from_pretrained(bank)
-    backbone = _backbone(edits, model, revision, dtype, device_map)
+    backbone = backbone_of(edits, model, revision, dtype, device_map)
     edits.check(backbone)
     console = Console(highlight=False)
     if asked is None:
@@ -84,7 +84,7 @@ def _asked(path: str | None, *, interactive: bool) -> list[str] | None:
     return None
 
 
-def _backbone(
+def backbone_of(
     bank: EditBank, model: str | None, revision: str | None, dtype: Dtype, device_map: str | None
 ) -> Backbone:
     """The model that is asked, by default the bank's own."""

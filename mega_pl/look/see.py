@@ -1,0 +1,140 @@
+"""What an edit does inside the model: layers, heads, neurons, and where it steers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from matplotlib.figure import Figure
+
+from mega_pl.attribution import SIGN_CLASSES, class_frequencies, head_importance, layer_importance, top_neurons
+from mega_pl.attribution.figures import draw_edit, draw_heads, draw_steering
+from mega_pl.attribution.steering import steering_norms
+from mega_pl.backbone import Backbone
+from mega_pl.edits import EditBank, EditRequest
+from mega_pl.errors import MegaValueError
+from mega_pl.protocols.general import general_prompts
+
+NEURONS = 10
+"""Neurons that are listed."""
+
+SIDES = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What there is to be seen so far; a part that the model's architecture does not allow says so in `notes`.
+
+    Args:
+        layers: Importances of layers for both objects, before and after the edit.
+        heads: Importances of heads for the new object, before and after.
+        steering: How far the edit moves each site.
+        neurons: The most important neurons for the new object: when, layer, neuron, importance in nats, activation,
+            sign class.
+        classes: Of the same neurons, where they are gated: layer, neuron, and for each sign class its share of tokens
+            and the token at which it is most active.
+        notes: What cannot be shown, and why.
+    """
+
+    layers: Figure | None = None
+    heads: tuple[Figure, ...] = ()
+    steering: Figure | None = None
+    neurons: tuple[tuple[str, int, int, float, float, str], ...] = ()
+    classes: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def see(backbone: Backbone, bank: EditBank, edit_id: str, prompt: str, show: Callable[[Sight], None]) -> Sight:
+    """Look at an edit at a prompt, part by part.
+
+    Args:
+        backbone: The bare model.
+        bank: The edits.
+        edit_id: Which of them is put into force at the prompt, whatever the router says.
+        prompt: Where to look; blank for the edit's own.
+        show: Is given what is to be seen after each part.
+
+    Returns:
+        All of it.
+
+    Raises:
+        KeyError: If the bank has no such edit.
+        ValueError: If the prompt is too long.
+    """
+    request = bank[edit_id]
+    text = prompt.strip() or request.filled
+    seen = Sight()
+    for part in (_layers, _heads, _steering, _neurons, _classes):
+        try:
+            seen = part(backbone, bank, request, text, seen)
+        except MegaValueError as error:
+            if part is _layers:
+                raise
+            seen = replace(seen, notes=(*seen.notes, f"{part.__name__.strip('_')}: {error}"))
+        show(seen)
+    return seen
+
+
+@contextmanager
+def _when(backbone: Backbone, bank: EditBank, edit_id: str, when: str) -> Iterator[None]:
+    """The bare model before, and the edited one after."""
+    if when == "before":
+        yield
+        return
+    with bank.apply(backbone, edits=[edit_id]):
+        yield
+
+
+def _targets(backbone: Backbone, request: EditRequest) -> list[int]:
+    """The first tokens of the new and of the old object."""
+    return [backbone.answer_ids(request.filled, o)[0] for o in (request.target_new, request.target_true)]
+
+
+def _layers(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
+    targets = [_targets(backbone, request)]
+    before = layer_importance(backbone, [prompt], targets)
+    with bank.apply(backbone, edits=[request.edit_id]):
+        after = layer_importance(backbone, [prompt], targets)
+    steered = [site.layer for site in bank.maps]
+    figure = draw_edit(before, after, names=(request.target_new, request.target_true), picked=steered)
+    return replace(seen, layers=figure)
+
+
+def _heads(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
+    figures = []
+    for when in SIDES:
+        with _when(backbone, bank, request.edit_id, when):
+            found = head_importance(backbone, [prompt], [_targets(backbone, request)[:1]])
+        figures.append(draw_heads(found.heads[0, 0], f"Heads for “{request.target_new}”, {when}"))
+    return replace(seen, heads=tuple(figures))
+
+
+def _steering(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
+    one = bank.remove(*(i for i in bank.ids if i != request.edit_id)) if len(bank) > 1 else bank
+    return replace(seen, steering=draw_steering(steering_norms(backbone, one)))
+
+
+def _neurons(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
+    rows = []
+    for when in SIDES:
+        with _when(backbone, bank, request.edit_id, when):
+            found = top_neurons(backbone, [prompt], [_targets(backbone, request)[:1]], NEURONS)
+        signs = [""] * NEURONS if found.signs is None else [SIGN_CLASSES[i] for i in found.signs[0, 0].tolist()]
+        columns = (found.layer, found.neuron, found.importance, found.activation)
+        rows += [(when, *row) for row in zip(*(c[0, 0].tolist() for c in columns), signs, strict=False)]
+    return replace(seen, neurons=tuple(rows))
+
+
+def _classes(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
+    gated = list(dict.fromkeys((layer, neuron) for _, layer, neuron, *_, sign in seen.neurons if sign))
+    if not gated:
+        return replace(seen, notes=(*seen.notes, "sign classes: the neurons of this model have no gate."))
+    found = class_frequencies(backbone, general_prompts(), gated, examples=1)
+    rows = []
+    for (layer, neuron), shares, examples in zip(gated, found.shares.tolist(), found.examples, strict=True):
+        cells = [
+            f"{share:.0%}" + "".join(f" …{e.context}" for e in of) for share, of in zip(shares, examples, strict=True)
+        ]
+        rows.append((str(layer), str(neuron), *cells))
+    return replace(seen, classes=tuple(rows))

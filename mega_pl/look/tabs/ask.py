@@ -1,0 +1,181 @@
+"""Ask: both models side by side as they write, which edit answered, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from mega_pl.edits import EditBank
+from mega_pl.look.ask import Conversation, Reply, ask, marked, next_tokens, objects, why
+from mega_pl.look.edit import put, with_more
+from mega_pl.look.studio import Desk, Studio
+from mega_pl.look.tabs.common import Part, bars, desk_of, refusals, small, stop_button
+
+EVIDENCE = {
+    "own": "like the relation's wordings",
+    "wording": "like the edit's prompt",
+    "posterior": "the relation's share among all, in nats",
+    "noun": "names the object through the subject",
+    "strange noun": "a noun that the edit lacks",
+    "strange words": "words that the edit lacks",
+    "answer": "the bare model is about to say the old object",
+}
+"""What the parts of a decision of the router by content are."""
+
+
+def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa: ANN401
+    """Lay the part out.
+
+    Args:
+        studio: The model and the desks.
+        key: The component that knows whose tab it is.
+        examples: Questions to begin with.
+    """
+    backbone = studio.backbone
+    chats = bool(backbone.tokenizer.chat_template)
+    with gr.Row():
+        question = gr.Textbox(
+            label="Question, or the beginning of a sentence",
+            lines=2,
+            scale=4,
+            min_width=300,
+            elem_id="question",
+            autofocus=True,
+        )
+        with gr.Column(scale=1, min_width=180):
+            tokens = gr.Slider(1, 200, 30, step=1, label="Tokens of an answer")
+            chat = gr.Checkbox(
+                value=False,
+                label="Conversation",
+                info="in the model's chat template" if chats else "this model has no chat template",
+                interactive=chats,
+            )
+    with gr.Row():
+        go = small("Ask", "primary", elem_id="ask")
+        stop_button(studio, key)
+        clear = small("Clear")
+    gr.Examples([[example] for example in examples], question, label="For example")
+    with gr.Row():
+        sides = [
+            gr.Chatbot(
+                label=label,
+                elem_id=name,
+                render_markdown=False,
+                feedback_options=None,
+                buttons=[],
+                height=260,
+                min_width=280,
+            )
+            for name, label in (("bare", "Bare model"), ("edited", "Edited model"))
+        ]
+    reason = gr.Markdown(elem_id="why")
+    words = gr.HTML(elem_id="words")
+    with gr.Row():
+        evidence, nearest, both = _columns(3)
+    with gr.Row():
+        likely = _columns(2)
+    with gr.Accordion("An edit should have answered, and did not", open=False), gr.Row(equal_height=True):
+        edit = gr.Dropdown(label="The edit", elem_id="mend_edit")
+        alias = gr.Textbox(label="Another name of its subject", elem_id="mend_alias")
+        phrasing = gr.Textbox(label="Another wording of its fact", info="with the subject or {} in it")
+        mend = small("Add to the edit", elem_id="mend")
+    said = gr.State(Conversation())
+
+    def on_ask(
+        text: str, conversing: bool, most: int, said: Conversation, key: str, request: gr.Request
+    ) -> Iterator[Any]:
+        desk = desk_of(studio, key, request)
+        edits, earlier = desk.edits, said if conversing else None
+        reply: Reply | None = None
+
+        def task(show: Callable[[Reply], None]) -> None:
+            ask(backbone, edits, text, show, new_tokens=int(most), earlier=earlier)
+
+        with refusals():
+            for reply in studio.work(desk, task):
+                yield [*_messages(said, reply), *[gr.skip()] * 8]
+        if reply is not None and reply.edited.log_probs is not None:
+            desk.fired.update([reply.fired] if reply.fired else [])
+            yield [*_messages(said, reply), *_reasons(studio, desk, reply), said.grown(reply)]
+
+    gr.on(
+        [go.click, question.submit],
+        on_ask,
+        [question, chat, tokens, said, key],
+        [*sides, reason, words, evidence, nearest, both, *likely, said],
+        show_progress="hidden",
+    )
+
+    def on_clear() -> list[Any]:
+        return [[], [], "", *[""] * 6, Conversation()]
+
+    gr.on(
+        [clear.click, chat.change, *(side.clear for side in sides)],
+        on_clear,
+        None,
+        [*sides, reason, words, evidence, nearest, both, *likely, said],
+    )
+
+    def on_mend(edit_id: str | None, name: str, wording: str, key: str, request: gr.Request) -> list[Any]:
+        desk = desk_of(studio, key, request)
+        bank = desk.edits.bank
+        if bank is None or not edit_id or not (name.strip() or wording.strip()):
+            raise gr.Error("Choose the edit, and give it a name or a wording.", print_exception=False)
+
+        def task(show: Callable[[tuple[EditBank, list[str]]], None]) -> None:
+            show(put(backbone, bank, with_more(bank[edit_id], alias=name, phrasing=wording)))
+
+        with refusals():
+            for made, notes in studio.work(desk, task):
+                desk.change(made)
+                gr.Info(f"{edit_id} was fitted again. {' '.join(notes)}")
+        return ["", ""]
+
+    mended = mend.click(on_mend, [edit, alias, phrasing, key], [alias, phrasing])
+
+    def refresh(desk: Desk) -> list[Any]:
+        ids = list(desk.edits.bank.ids) if desk.edits.bank else []
+        return [gr.update(choices=ids, value=ids[-1] if ids else None)]
+
+    return Part([edit], refresh, [mended])
+
+
+def _columns(count: int) -> list[gr.HTML]:
+    """Tables side by side, or below one another where there is no room."""
+    tables = []
+    for _ in range(count):
+        with gr.Column(min_width=300):
+            tables.append(gr.HTML())
+    return tables
+
+
+def _messages(said: Conversation, reply: Reply) -> list[list[dict[str, str]]]:
+    """What both sides of the page show: all that was said, and the reply so far."""
+    grown = said.grown(reply)
+    return [
+        [
+            message
+            for question, answer in zip(grown.questions, answers, strict=True)
+            for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer or "…"})
+        ]
+        for answers in (grown.bare, grown.edited)
+    ]
+
+
+def _reasons(studio: Studio, desk: Desk, reply: Reply) -> list[Any]:
+    """Why an edit answered or did not, in words and in bars."""
+    route = reply.route
+    evidence = [(f"{name}: {EVIDENCE.get(name, '')}", value) for name, value in route.evidence.items()] if route else []
+    return [
+        why(reply, desk.edits),
+        marked(reply.question, route.subject if route else ""),
+        bars("Evidence for the nearest edit", [""], evidence),
+        bars("Nearest edits, and how sure the router is", [""], [(r.edit_id, sure) for r, sure in reply.nearest]),
+        bars("The nearest edit's objects", ["bare", "edited"], objects(studio.backbone, reply)),
+        *(
+            bars(f"Likeliest first tokens, {name}", [""], next_tokens(studio.backbone, answer))
+            for name, answer in (("bare", reply.bare), ("edited", reply.edited))
+        ),
+    ]

@@ -1,0 +1,100 @@
+"""What all parts of the page share: whose tab it is, refusals as one line, and bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Literal
+
+import gradio as gr
+
+from mega_pl.errors import MegaError
+from mega_pl.look.studio import Desk, Stopped, Studio
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the page.
+
+    Args:
+        shown: Components that hang on the tab's edits.
+        refresh: What they show of a desk, one update each.
+        changes: Events after which the tab's edits may be others.
+    """
+
+    shown: Sequence[Any] = ()
+    refresh: Callable[[Desk], Sequence[Any]] = lambda _: ()
+    changes: Sequence[Any] = field(default_factory=list)
+
+
+def desk_of(studio: Studio, key: str, request: gr.Request) -> Desk:
+    """The desk of a tab: by the key that the browser keeps for it, else by its connection."""
+    return studio.desk(key or str(request.session_hash))
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Show what is refused as one line on the page, which goes on; work that was stopped ends without a word more."""
+    try:
+        yield
+    except Stopped:
+        gr.Info("Stopped.")
+    except (MegaError, OSError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        raise gr.Error(" ".join(reason.split()).strip("'\""), duration=None, print_exception=False) from error
+
+
+def small(label: str, variant: Literal["primary", "secondary", "stop"] = "secondary", **options: Any) -> gr.Button:  # noqa: ANN401
+    """A button that is no wider than it must be."""
+    return gr.Button(label, variant=variant, size="md", scale=0, min_width=120, **options)
+
+
+def stop_button(studio: Studio, key: Any) -> gr.Button:  # noqa: ANN401
+    """A button that stops the tab's work."""
+
+    def stop(key: str, request: gr.Request) -> None:
+        desk_of(studio, key, request).stop.set()
+
+    button = small("Stop")
+    button.click(stop, key, None, show_progress="hidden", concurrency_limit=None)
+    return button
+
+
+def bars(caption: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
+    """A table with a bar behind each number; those below zero are of another colour, minus infinity is a veto."""
+    if not rows:
+        return ""
+    finite = [abs(value) for _, *values in rows for value in values if math.isfinite(value)]
+    most = max(finite, default=0.0) or 1.0
+    head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
+    head = f"<tr><td></td>{head}</tr>" if any(columns) else ""
+    body = "".join(
+        f"<tr><th scope='row'>{escape(str(name))}</th>{''.join(_bar(value, most) for value in values)}</tr>"
+        for name, *values in rows
+    )
+    return f"<table class='bars'><caption>{escape(caption)}</caption>{head}{body}</table>"
+
+
+def _bar(value: float, most: float) -> str:
+    if math.isinf(value):
+        return "<td>veto</td>"
+    kind, text = "below" if value < 0 else "above", f"{value:.3f}".replace("-0.000", "0.000")
+    return f"<td><span class='{kind}' style='width:{100 * abs(value) / most:.1f}%'></span>{text}</td>"
+
+
+CSS = """
+table.bars { width: 100%; display: table !important; border-collapse: collapse; font-size: .875rem }
+table.bars caption { text-align: left; font-weight: 600; padding-bottom: .25rem }
+table.bars, table.bars * { border: 0 !important; background: none; color: inherit }
+table.bars th { text-align: left; font-weight: 400; padding: .125rem .5rem .125rem 0 }
+table.bars td { position: relative; padding: .125rem .375rem; width: 30%; font-variant-numeric: tabular-nums }
+table.bars span { position: absolute; left: 0; top: 10%; height: 80%; opacity: .3; border-radius: 2px }
+table.bars .above { background: #2a6f97 }
+table.bars .below { background: #c44536 }
+#scores table { display: block; overflow-x: auto }
+#scores :is(th, td) { white-space: nowrap }
+footer { display: none }
+"""
