@@ -17,7 +17,7 @@ from mega_pl.edits import EditRequest
 from mega_pl.edits.routing import Route
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import find_all
-from mega_pl.look.studio import Edits
+from mega_pl.look.studio import Conversation, Edits
 from mega_pl.protocols.wild import chat_prompt
 
 TOP = 10
@@ -56,27 +56,6 @@ class Reply:
     fired: str | None = None
     route: Route | None = None
     nearest: tuple[tuple[EditRequest, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What was said so far: questions, and what each model has answered; both see their own answers alone.
-
-    Args:
-        questions: Of the person.
-        bare: The bare model's answers to them.
-        edited: The edited model's.
-    """
-
-    questions: tuple[str, ...] = ()
-    bare: tuple[str, ...] = ()
-    edited: tuple[str, ...] = ()
-
-    def grown(self, reply: Reply) -> Conversation:
-        """With a reply more."""
-        return Conversation(
-            (*self.questions, reply.question), (*self.bare, reply.bare.text), (*self.edited, reply.edited.text)
-        )
 
 
 def ask(

@@ -63,11 +63,11 @@ def open_run(folder: str) -> Run:
     cases, metrics = path / "cases.jsonl", path / "metrics.json"
     if not folder.strip() or not cases.is_file() or not metrics.is_file():
         raise MegaValueError(f"a run must hold metrics.json and cases.jsonl, but {folder!r} does not; name its folder.")
-    return _read(path, cases.stat().st_mtime_ns)
+    return _read(path, (cases.stat().st_mtime_ns, metrics.stat().st_mtime_ns))
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _: int) -> Run:
+def _read(path: Path, _: tuple[int, int]) -> Run:
     """A run as it was at some time."""
     try:
         metrics = json.loads((path / "metrics.json").read_text("utf-8"))
@@ -84,16 +84,16 @@ def _read(path: Path, _: int) -> Run:
 
 def _table(name: str, metrics: dict[str, Any]) -> str:
     """The scores of a fit as a table: who routed by measure."""
-    entries = {"edited": metrics["metrics"], **metrics.get("modes", {})}
-    columns = tuple(metrics["metrics"])
+    own: dict[str, Any] = dict(metrics["metrics"].items())
+    entries, columns = {"edited": own, **metrics.get("modes", {})}, tuple(own)
 
     def values(scores: dict[str, Any], field: str) -> tuple[float, ...]:
         found = (scores.get(column, {}).get(field) for column in columns)
         return tuple(float("nan") if value is None else value for value in found)
 
-    rows = {"bare model": values(metrics["metrics"], "bare")}
+    rows = {"bare model": values(own, "bare")}
     rows |= {mode: values(scores, "value") for mode, scores in entries.items()}
-    return markdown(Block(name, columns, rows, tuple(metrics["metrics"][c]["n"] for c in columns)))
+    return markdown(Block(name, columns, rows, tuple(own[c]["n"] for c in columns)))
 
 
 def editor_of(row: dict[str, Any]) -> str:

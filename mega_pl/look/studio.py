@@ -54,18 +54,39 @@ class Edits:
             yield use
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """What was said so far: questions, and what each model has answered; both see their own answers alone.
+
+    Args:
+        questions: Of the person.
+        bare: The bare model's answers to them.
+        edited: The edited model's.
+    """
+
+    questions: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
+
+    def grown(self, question: str, bare: str, edited: str) -> Conversation:
+        """With a question more, and both answers to it."""
+        return Conversation((*self.questions, question), (*self.bare, bare), (*self.edited, edited))
+
+
 @dataclass(eq=False)
 class Desk:
     """What one tab has.
 
     Args:
         edits: Its edits.
+        said: What was asked, and answered.
         past: What they were before each change, the latest last.
         fired: How often each has answered.
         stop: Set when the work at hand is to end.
     """
 
     edits: Edits
+    said: Conversation = Conversation()
     past: list[Edits] = field(default_factory=list)
     fired: Counter[str] = field(default_factory=Counter)
     stop: threading.Event = field(default_factory=threading.Event)

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from mega_pl.edits import EditBank
-from mega_pl.look.ask import Conversation, Reply, ask, marked, next_tokens, objects, why
+from mega_pl.look.ask import Reply, ask, marked, next_tokens, objects, why
 from mega_pl.look.edit import put, with_more
-from mega_pl.look.studio import Desk, Studio
+from mega_pl.look.studio import Conversation, Desk, Studio
 from mega_pl.look.tabs.common import Part, bars, desk_of, refusals, small, stop_button
 
 EVIDENCE = {
@@ -55,7 +55,7 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
     with gr.Row():
         go = small("Ask", "primary", elem_id="ask")
         stop_button(studio, key)
-        clear = small("Clear")
+        clear = small("Clear", elem_id="clear")
     gr.Examples([[example] for example in examples], question, label="For example")
     with gr.Row():
         sides = [
@@ -81,13 +81,11 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
         alias = gr.Textbox(label="Another name of its subject", elem_id="mend_alias")
         phrasing = gr.Textbox(label="Another wording of its fact", info="with the subject or {} in it")
         mend = small("Add to the edit", elem_id="mend")
-    said = gr.State(Conversation())
 
-    def on_ask(
-        text: str, conversing: bool, most: int, said: Conversation, key: str, request: gr.Request
-    ) -> Iterator[Any]:
+    def on_ask(text: str, conversing: bool, most: int, key: str, request: gr.Request) -> Iterator[Any]:
         desk = desk_of(studio, key, request)
-        edits, earlier = desk.edits, said if conversing else None
+        edits, said = desk.edits, desk.said
+        earlier = said if conversing else None
         reply: Reply | None = None
 
         def task(show: Callable[[Reply], None]) -> None:
@@ -95,27 +93,29 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
 
         with refusals():
             for reply in studio.work(desk, task):
-                yield [*_messages(said, reply), *[gr.skip()] * 8]
+                yield [*_messages(_grown(said, reply)), *[gr.skip()] * 7]
         if reply is not None and reply.edited.log_probs is not None:
             desk.fired.update([reply.fired] if reply.fired else [])
-            yield [*_messages(said, reply), *_reasons(studio, desk, reply), said.grown(reply)]
+            desk.said = _grown(said, reply)
+            yield [*_messages(desk.said), *_reasons(studio, desk, reply)]
 
     gr.on(
         [go.click, question.submit],
         on_ask,
-        [question, chat, tokens, said, key],
-        [*sides, reason, words, evidence, nearest, both, *likely, said],
+        [question, chat, tokens, key],
+        [*sides, reason, words, evidence, nearest, both, *likely],
         show_progress="hidden",
     )
 
-    def on_clear() -> list[Any]:
-        return [[], [], "", *[""] * 6, Conversation()]
+    def on_clear(key: str, request: gr.Request) -> list[Any]:
+        desk_of(studio, key, request).said = Conversation()
+        return [[], [], *[""] * 7]
 
     gr.on(
         [clear.click, chat.change, *(side.clear for side in sides)],
         on_clear,
-        None,
-        [*sides, reason, words, evidence, nearest, both, *likely, said],
+        key,
+        [*sides, reason, words, evidence, nearest, both, *likely],
     )
 
     def on_mend(edit_id: str | None, name: str, wording: str, key: str, request: gr.Request) -> list[Any]:
@@ -137,9 +137,9 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
 
     def refresh(desk: Desk) -> list[Any]:
         ids = list(desk.edits.bank.ids) if desk.edits.bank else []
-        return [gr.update(choices=ids, value=ids[-1] if ids else None)]
+        return [*_messages(desk.said), gr.update(choices=ids, value=ids[-1] if ids else None)]
 
-    return Part([edit], refresh, [mended])
+    return Part([*sides, edit], refresh, [mended])
 
 
 def _columns(count: int) -> list[gr.HTML]:
@@ -151,16 +151,20 @@ def _columns(count: int) -> list[gr.HTML]:
     return tables
 
 
-def _messages(said: Conversation, reply: Reply) -> list[list[dict[str, str]]]:
-    """What both sides of the page show: all that was said, and the reply so far."""
-    grown = said.grown(reply)
+def _grown(said: Conversation, reply: Reply) -> Conversation:
+    """What was said, with a reply that may still be written."""
+    return said.grown(reply.question, reply.bare.text, reply.edited.text)
+
+
+def _messages(said: Conversation) -> list[list[dict[str, str]]]:
+    """What both sides of the page show of what was said."""
     return [
         [
             message
-            for question, answer in zip(grown.questions, answers, strict=True)
+            for question, answer in zip(said.questions, answers, strict=True)
             for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer or "…"})
         ]
-        for answers in (grown.bare, grown.edited)
+        for answers in (said.bare, said.edited)
     ]
 
 
