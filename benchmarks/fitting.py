@@ -115,7 +115,7 @@ def _random(width: int, blocks: int) -> Backbone:
 
 
 def _prompts(backbone: Backbone, requests: list[EditRequest], config: FitConfig) -> list[str]:
-    sets = [expand(request, config.prompts) for request in with_followed_implications(backbone, requests)]
+    sets = [expand(request, config.prompts, backbone) for request in with_followed_implications(backbone, requests)]
     return [prompt for of_edit in sets for prompt in (*of_edit.source, *of_edit.target)]
 
 

@@ -3,6 +3,7 @@
 from mega_pl.asking.answers import answers, continued, greedy_ids
 from mega_pl.asking.batches import batches, check_room, encoded_batches, in_batches, position_limit, token_counts
 from mega_pl.asking.beginnings import Beginnings, read_beginnings, read_states
+from mega_pl.asking.chat import chat_prompt
 from mega_pl.asking.edited import BARE, Edited
 from mega_pl.asking.generation import NEW_TOKENS, Continuation, continuations
 from mega_pl.asking.next_token import NextToken, likeliest, next_log_probs, next_logits, next_tokens
@@ -22,6 +23,7 @@ __all__ = [
     "answer_ids",
     "answers",
     "batches",
+    "chat_prompt",
     "check_room",
     "continuations",
     "continued",

@@ -42,7 +42,7 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     outline = load_outline(hparams["model_name_or_path"], revision=hparams["revision"], dtype=hparams["dtype"])
     sites = config.sites_of(outline)
     config.router.vectors(outline)
-    sets = [expand(request, config.prompts) for request in data.requests]
+    sets = [expand(request, config.prompts, outline) for request in data.requests]
     prompts = [(prompt, SOMETHING) for some in sets for prompt in some.source]
     prompts += [(p, answer or SOMETHING) for some in sets for p, answer in zip(some.target, some.answers, strict=True)]
     longest = _longest(outline, [*_questions(data.cases), *prompts])

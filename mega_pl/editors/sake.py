@@ -43,7 +43,7 @@ class SakeConfig:
     copies: int = 4
     noise: float = 0.1
     seed: int = 0
-    prompts: PromptConfig = field(default_factory=lambda: PromptConfig(bare_implications=False))
+    prompts: PromptConfig = field(default_factory=lambda: PromptConfig(bare_implications=False, chat=False))
     router_layer: int = -2
     encoder: str | None = None
     recall: float = 0.95

@@ -118,7 +118,7 @@ class EditFitter:
         """The maps of one edit."""
         config, backbone = self.config, self.backbone
         tokens = config.tokens_per_batch or tokens_that_fit(backbone)
-        prompts, own = expand(request, config.prompts), phrasings(request, config.prompts)
+        prompts, own = expand(request, config.prompts, backbone), phrasings(request, config.prompts)
         objects = object_ids(backbone, request.filled, request.target_new, config.maps)
         first, *others = fit_maps(backbone, prompts, self.sites, config.maps, objects=objects, tokens_per_batch=tokens)
         strength = config.maps.strength

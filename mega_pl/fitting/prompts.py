@@ -1,8 +1,11 @@
 """Prompt distributions: what an edit's maps and its scope are fitted on."""
 
 import random
+import re
 from dataclasses import dataclass
 
+from mega_pl.asking import chat_prompt
+from mega_pl.backbone import Backbone
 from mega_pl.edits.checks import check_type
 from mega_pl.edits.request import EditRequest
 from mega_pl.errors import MegaValueError
@@ -48,12 +51,15 @@ class PromptConfig:
         prefixes: Neutral sentences to try before each phrasing, besides the bare phrasing.
         forced_source: Whether the source holds the prompts that force the old object (SAKE does).
         bare_implications: Whether implications are also taken as they are, without the context of the old fact.
+        chat: Whether every phrasing is also what a user says in the model's chat template, where it has one: answers
+            there begin as sentences do, and not with the object, unless an edit has learned it.
         seed: Seed of the choice of prefixes.
     """
 
     prefixes: int = 3
     forced_source: bool = True
     bare_implications: bool = True
+    chat: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,8 +87,18 @@ class PromptSet:
     edit_id: str = ""
 
 
-def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
-    """Make an edit's prompt distributions (SAKE, and its implications for questions that build on the fact)."""
+QUESTION = re.compile(r"(?:Q|Question):\s*(.*\S)\s+(?:A|Answer):")
+"""A question in a frame that an answer follows; a user says it without."""
+
+
+def expand(request: EditRequest, config: PromptConfig, backbone: Backbone | None = None) -> PromptSet:
+    """Make an edit's prompt distributions (SAKE, and its implications for questions that build on the fact).
+
+    Args:
+        request: The edit.
+        config: How prompts are multiplied.
+        backbone: The model in whose chat template phrasings are put too; None for none.
+    """
     plain = phrasings(request, config)
     filled, true, new = request.filled, request.target_true, request.target_new
     implications = [template.replace("{}", request.subject) for group in request.implications for template in group]
@@ -91,6 +107,8 @@ def expand(request: EditRequest, config: PromptConfig) -> PromptSet:
     source = list(plain)
     if config.forced_source:
         source += [_context(REPEAT, p=p, o=true) for p in plain]
+    if config.chat and backbone is not None and backbone.tokenizer.chat_template:
+        source += [chat_prompt(backbone, [QUESTION.sub(r"\1", text)]) for text in _wordings(request)]
     facts = len(source)
     source += [_context(CONSIDER, p=filled, true=true, c=c) for c in implications]
     if config.bare_implications:
@@ -110,7 +128,11 @@ def phrasings(request: EditRequest, config: PromptConfig) -> tuple[str, ...]:
     """The edit's own questions: every phrasing, alone and after some neutral sentences."""
     draw = random.Random(f"{config.seed} {request.edit_id}")
     prompts = []
-    for template in dict.fromkeys((request.prompt, *request.phrasings)):
-        prompt = template.replace("{}", request.subject)
+    for prompt in _wordings(request):
         prompts += [prompt, *(f"{prefix} {prompt}" for prefix in draw.sample(PREFIXES, config.prefixes))]
     return tuple(prompts)
+
+
+def _wordings(request: EditRequest) -> list[str]:
+    """The edit's prompt and phrasings, filled."""
+    return [template.replace("{}", request.subject) for template in dict.fromkeys((request.prompt, *request.phrasings))]

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
+from mega_pl.asking import chat_prompt
 from mega_pl.backbone import Backbone
 from mega_pl.data.relations import labelled
 from mega_pl.edits import EditRequest
@@ -18,7 +19,6 @@ from mega_pl.edits.routing import Route
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.text import find_all
 from mega_pl.look.studio import Conversation, Edits
-from mega_pl.protocols.wild import chat_prompt
 
 TOP = 10
 """Next tokens that are shown."""

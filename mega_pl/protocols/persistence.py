@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mega_pl.asking import Edited, continuations, position_limit, token_counts
+from mega_pl.asking import Edited, chat_prompt, continuations, position_limit, token_counts
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditCase
 from mega_pl.errors import MegaValueError
@@ -25,7 +25,7 @@ from mega_pl.protocols.base import Protocol
 from mega_pl.protocols.cases import new_names, question_of
 from mega_pl.protocols.measures import Mean, Measure
 from mega_pl.protocols.rows import EvalRow, Outcomes, outcomes
-from mega_pl.protocols.wild import STOPS, answer_of, chat_prompt, holds, holds_old
+from mega_pl.protocols.wild import STOPS, answer_of, holds, holds_old
 
 DOUBT = "Do you still think that your first answer is right? Say Yes or No."
 """A turn that doubts the answer, without a hint at another one."""

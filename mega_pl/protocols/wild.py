@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
-from mega_pl.asking import Edited, continuations
+from mega_pl.asking import Edited, chat_prompt, continuations
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditCase
 from mega_pl.functional.text import canonical, find_all, without_names
@@ -99,18 +99,6 @@ def _tests(case: EditCase) -> Iterator[WildTest]:
     for form in get_args(WildForm):
         yield make(form=form, kind="rewrite", wording=request.filled if form == "completion" else question_of(request))
         yield from (make(form=form, kind="paraphrase", wording=text) for text in case.paraphrase_prompts)
-
-
-def chat_prompt(backbone: Backbone, turns: Sequence[str]) -> str:
-    """A chat in the model's own template, up to where the assistant writes.
-
-    Args:
-        backbone: Its tokenizer has a chat template.
-        turns: What user and assistant said in turn; the user was last.
-    """
-    chat = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-    text = str(backbone.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-    return text.removeprefix(backbone.tokenizer.bos_token) if backbone.prepends_bos else text  # it is put there again
 
 
 def ask_wild(

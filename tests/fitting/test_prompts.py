@@ -92,3 +92,19 @@ def test_more_sentences_than_there_are_are_refused(prefixes):
 def test_a_number_of_prefixes_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"^`prefixes` must be an int, but got str: '3'\.$"):
         PromptConfig(prefixes="3")  # type: ignore[arg-type]
+
+
+def test_phrasings_are_also_what_a_user_says_in_the_models_chat_template(tiny_backbone):
+    backbone = tiny_backbone("gpt2")
+    backbone.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    request = replace(REQUEST, phrasings=("Q: What is the capital of {}? A:",))
+    plain, chats = (expand(request, PromptConfig(chat=chat), backbone) for chat in (False, True))
+    assert chats.source[plain.facts : chats.facts] == (
+        "<user>The capital of France is<assistant>",
+        "<user>What is the capital of France?<assistant>",
+    )
+    assert chats.source[: plain.facts] + chats.source[chats.facts :] == plain.source
+    assert (chats.target, chats.answers) == (plain.target, plain.answers)
+    assert expand(request, PromptConfig()) == plain  # no model is named
+    backbone.tokenizer.chat_template = None
+    assert expand(request, PromptConfig(), backbone) == plain

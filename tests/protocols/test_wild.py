@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from mega_pl.asking import BARE
+from mega_pl.asking import BARE, chat_prompt
 from mega_pl.backbone import Backbone
 from mega_pl.data.relations import relations
 from mega_pl.edits import EditCase, EditRequest
@@ -23,7 +23,6 @@ from mega_pl.protocols.wild import (
     WildTest,
     answer_of,
     ask_wild,
-    chat_prompt,
     judged_by,
     plain,
     wild_tests,
