@@ -112,7 +112,7 @@ def put(backbone: Backbone, bank: EditBank | None, request: EditRequest) -> tupl
             made = bank.replace(backbone, [request])
         else:
             made = bank.add(backbone, [request])
-    return made, [str(warning.message) for warning in seen]
+    return made, [str(warning.message) for warning in seen if warning.category is UserWarning]
 
 
 def replaced(bank: EditBank | None, request: EditRequest) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from capitals import capital  # type: ignore[import-not-found]
 
@@ -23,7 +25,7 @@ def test_suggestions(lab: Backbone) -> None:
             suggest(lab, subject, prompt, "")
 
 
-def test_an_edit_is_fitted_added_and_replaced(lab: Backbone, bank: EditBank) -> None:
+def test_an_edit_is_fitted_added_and_replaced(lab: Backbone, bank: EditBank, monkeypatch: pytest.MonkeyPatch) -> None:
     alone, notes = put(lab, None, capital("Spain", "Madrid", "Rome"))
     assert (alone.ids, notes) == (("spain",), [])
     grown, _ = put(lab, bank, capital("Spain", "Madrid", "Rome"))
@@ -35,6 +37,13 @@ def test_an_edit_is_fitted_added_and_replaced(lab: Backbone, bank: EditBank) -> 
     won, notes = put(lab, grown, later)
     assert won.ids == ("france", "norway", "later")
     assert "'later' takes the place of 'spain'" in notes[0]
+
+    def add(*_: object) -> EditBank:
+        warnings.warn("unclosed", ResourceWarning, stacklevel=2)
+        return grown
+
+    monkeypatch.setattr(EditBank, "add", add)
+    assert put(lab, bank, later)[1] == []  # what others warn of is not the edit's
     assert replaced(None, later) == replaced(bank, later) == []
     assert replaced(bank, capital("France", "Paris", "Berlin")) == ["france"]
 
