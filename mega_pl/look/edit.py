@@ -65,7 +65,8 @@ def suggest(backbone: Backbone, subject: str, prompt: str, relation: str) -> Sug
     (said,) = answers(backbone, [request.filled], least=0.0, most=1)
     (named,) = with_known_aliases(backbone, [request])
     others = tuple(wording for wording in wordings if wording != request.prompt)
-    return Suggestions(request.prompt, next(iter(said), ""), others, named.aliases)
+    true = next(iter(said), "").partition(",")[0]  # "Paris, France"
+    return Suggestions(request.prompt, true, others, named.aliases)
 
 
 @dataclass(frozen=True)

@@ -176,10 +176,10 @@ def _reasons(studio: Studio, desk: Desk, reply: Reply) -> list[Any]:
         why(reply, desk.edits),
         marked(reply.question, route.subject if route else ""),
         bars("Evidence for the nearest edit", [""], evidence),
-        bars("Nearest edits, and how sure the router is", [""], [(r.edit_id, sure) for r, sure in reply.nearest]),
-        bars("The nearest edit's objects", ["bare", "edited"], objects(studio.backbone, reply)),
+        bars("Nearest edits, and how sure the router is", [""], [(r.edit_id, sure) for r, sure in reply.nearest], 1),
+        bars("The nearest edit's objects", ["bare", "edited"], objects(studio.backbone, reply), 1),
         *(
-            bars(f"Likeliest first tokens, {name}", [""], next_tokens(studio.backbone, answer))
+            bars(f"Likeliest first tokens, {name}", [""], next_tokens(studio.backbone, answer), 1)
             for name, answer in (("bare", reply.bare), ("edited", reply.edited))
         ),
     ]

@@ -63,12 +63,19 @@ def stop_button(studio: Studio, key: Any) -> gr.Button:  # noqa: ANN401
     return button
 
 
-def bars(caption: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
-    """A table with a bar behind each number; those below zero are of another colour, minus infinity is a veto."""
+def bars(caption: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]], most: float | None = None) -> str:
+    """A table with a bar behind each number; those below zero are of another colour, minus infinity is a veto.
+
+    Args:
+        caption: Of the table.
+        columns: Their names.
+        rows: Each a name and its numbers.
+        most: What a bar over the whole cell stands for; by default the largest number.
+    """
     if not rows:
         return ""
     finite = [abs(value) for _, *values in rows for value in values if math.isfinite(value)]
-    most = max(finite, default=0.0) or 1.0
+    most = most or max(finite, default=0.0) or 1.0
     head = "".join(f"<th scope='col'>{escape(column)}</th>" for column in columns)
     head = f"<tr><td></td>{head}</tr>" if any(columns) else ""
     body = "".join(

@@ -37,7 +37,7 @@ def see_tab(studio: Studio, key: Any) -> Part:  # noqa: ANN401
         steering = gr.Plot(label="Moves of sites", show_label=False, min_width=280)
     neurons = gr.Dataframe(headers=NEURONS, label="Most important neurons for the new object", interactive=False)
     classes = gr.Dataframe(
-        headers=CLASSES, wrap=True, interactive=False, visible=False,
+        headers=CLASSES, wrap=True, column_widths=["70px", "80px", *["220px"] * 4], interactive=False, visible=False,
         label="Sign classes of these neurons: how often each occurs in plain text, and where it is most active",
     )  # fmt: skip
 
