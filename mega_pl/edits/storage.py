@@ -22,8 +22,9 @@ from mega_pl.edits.change import Change
 from mega_pl.edits.hub import Token, download
 from mega_pl.edits.integrity import PARTS
 from mega_pl.edits.request import EditRequest
-from mega_pl.edits.routing import CentreRouter, ContentRouter, Router
-from mega_pl.edits.soundness import check_bank, check_history, check_missed, check_part, member
+from mega_pl.edits.routing import ROUTERS
+from mega_pl.edits.soundness import check_bank, check_history, check_missed, check_part
+from mega_pl.edits.values import member
 from mega_pl.errors import MegaFileError, MegaValueError
 from mega_pl.functional import Transports
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 4
 TENSORS, CONFIG = "edit_model.safetensors", "edit_config.json"
-_ROUTERS: dict[str, type[Router]] = {router.kind: router for router in (ContentRouter, CentreRouter)}
 
 
 def save_bank(bank: EditBank, folder: Path) -> Path:
@@ -202,7 +202,7 @@ def _part_fields(part: dict[str, Any], tensors: dict[str, Tensor], config: dict[
         "objects": tuple(map(tuple, part["objects"])),
         "missed": part["missed"],
         "digests": tuple(part["digests"]),
-        "router": _ROUTERS[router["kind"]].from_state(requests, router, of_router),
+        "router": ROUTERS[router["kind"]].from_state(requests, router, of_router),
     }
 
 

@@ -44,10 +44,15 @@ def ended(child, seconds):
 begin = time.monotonic()
 assert ended(start("whole"), 60)
 took = time.monotonic() - begin
-kills = 0
+child = start("killed")
+while not any((folder / "killed" / "answers").glob("*.json")):
+    time.sleep(0.002)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+kills = 1
 while True:
     child = start("killed")
-    if ended(child, draw.uniform(0, took / 2)):
+    if ended(child, draw.uniform(0, took / 2) * 1.05**kills):  # a machine that has got slower ends it too
         break
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -90,7 +95,7 @@ editors:
         check=False,
     )
     assert told.returncode == 0, told.stderr[-3000:]
-    assert int(told.stdout.split()[-1]) >= 2
+    assert int(told.stdout.split()[-1]) >= 1
     wanted = results(tmp_path / "whole")
     assert len(wanted[1]) > 50
     for run in ("killed", "shared"):

@@ -400,7 +400,7 @@ def test_files_that_do_not_belong_together_are_refused(tiny_backbone, tiny_bank,
 def test_an_unknown_router_is_refused(tiny_backbone, tiny_bank, tmp_path):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, router={"kind": "oracle"})
-    with pytest.raises(ValueError, match=r"`router\.kind` of a bank must be one of content, centre, but got 'oracle'"):
+    with pytest.raises(ValueError, match=r"`router\.kind` of a bank must be one of centre, content, but got 'oracle'"):
         EditBank.from_pretrained(folder)
 
 

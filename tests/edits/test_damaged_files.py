@@ -206,7 +206,7 @@ def changed(good: Path, folder: Path, path: tuple[Any, ...], value: Any) -> Path
         (("objects",), [[]], "`objects` must be one for each of 2 edits, but got 1"),
         (("backbone", "width"), 31, "`maps.resid_mid.2.mean` must be torch.float32 of "),
         (("backbone", "weights"), 5, "`weights` must be str, but got 5"),
-        (("router", "kind"), "oracle", "`router.kind` of a bank must be one of content, centre, but got 'oracle'"),
+        (("router", "kind"), "oracle", "`router.kind` of a bank must be one of centre, content, but got 'oracle'"),
         (("router", "kind"), "centre", "`layer` must be there, but is missing"),
         (("router", "config", "recall"), "x", "`recall` must be float, but got 'x'"),
         (("router", "config", "recall"), 2, r"`recall` must lie in \(0, 1\), but got 2"),

@@ -13,6 +13,7 @@ from mega_pl.backbone import Backbone
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing.router import NO_EDIT, Prompts, Route, Router, rest
 from mega_pl.edits.routing.vectors import encoder_of
+from mega_pl.edits.values import Json, Tensors, member, tensor
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.discriminant import class_means
 
@@ -108,6 +109,15 @@ class CentreRouter:
             "centres": self.centres,
             "thresholds": self.thresholds,
         }
+
+    @classmethod
+    def check_state(cls, state: Json, tensors: Tensors, count: int, vocab: int) -> set[str]:
+        """Refuse a centre router that does not fit its edits; give the names of its tensors."""
+        member(state, "layer", int)
+        member(state, "encoder", str | None)
+        tensor(tensors, "router.centres", count, None)
+        tensor(tensors, "router.thresholds", count)
+        return {"router.centres", "router.thresholds"}
 
     @classmethod
     def from_state(

@@ -24,6 +24,7 @@ from mega_pl.edits.routing.scope import Scopes
 from mega_pl.edits.routing.subjects import SubjectFinder, names_of
 from mega_pl.edits.routing.trials import base_log_probs, first_tokens, hear
 from mega_pl.edits.routing.vectors import EarlyStates, Vectors, encoder_of
+from mega_pl.edits.values import Json, Tensors, check_indices, check_record, member, tensor
 from mega_pl.errors import MegaValueError
 
 Evidence = Literal["subject", "relation"]
@@ -297,6 +298,49 @@ class ContentRouter:
             "phrasings": [list(of_relation) for of_relation in self.phrases.phrasings],
             "answer_weights": self.answers and list(self.answers.weights),
         }, tensors
+
+    @classmethod
+    def check_state(cls, state: Json, tensors: Tensors, count: int, vocab: int) -> set[str]:
+        """Refuse a content router that does not fit its edits; give the names of its tensors."""
+        check_record(member(state, "config", dict), RouterConfig, "router.config")
+        shrinkage = RouterConfig(**state["config"]).shrinkage
+        if not 0 < shrinkage <= 1:
+            raise MegaValueError(f"`shrinkage` must lie in (0, 1], but got {shrinkage}.")
+        matcher, scopes = member(state, "matcher", dict), member(state, "scopes", dict)
+        relations = len(member(matcher, "relations", list[str]))
+        of_relations = [member(matcher, name, list[list[str]]) for name in ("nouns", "words")]
+        of_relations += [member(state, "phrasings", list[list[str]])]
+        of_relations += [member(scopes, "types", list[tuple[list[str], str]])]
+        weights = member(matcher, "weights", list[float])
+        for name in ("bias", "threshold", "open_threshold"):
+            member(matcher, name, float)
+        texts, kind = member(scopes, "texts", list[str]), list[tuple[list[int], bool, list[int], list[int], list[int]]]
+        edits = member(scopes, "edits", kind)
+        if {relations} != {len(of) for of in of_relations} or len(weights) != len(EVIDENCE) or len(edits) != count:
+            raise MegaValueError("the router must have as many relations, weights and scopes as it needs, but has not.")
+        if not all(state["phrasings"]) or not all(edit[2] for edit in edits) or len(set(texts)) != len(texts):
+            raise MegaValueError(
+                "each relation and each scope of the router must have a wording of its own, but one has none."
+            )
+        check_indices("router.scopes.edits", [edit[0] for edit in edits], relations)
+        check_indices("router.scopes.edits", [places for edit in edits for places in edit[2:]], len(texts))
+        width, space = tensor(tensors, "router.projection", None, None).shape
+        tensor(tensors, "router.mean", width)
+        owners = tensor(
+            tensors, "router.owners", len(tensor(tensors, "router.references", None, space)), dtype=torch.int64
+        )
+        check_indices("router.owners", [owners.tolist()], relations)
+        tensor(tensors, "router.questions", len(texts), space)
+        names = {"router.projection", "router.mean", "router.owners", "router.references", "router.questions"}
+        heard = member(state, "answer_weights", tuple[float, float] | None)
+        if min([*weights, *(heard or [])]) < 0:
+            raise MegaValueError("`weights` and `answer_weights` of the router must be at least 0, but one is not.")
+        if heard is None:
+            return names
+        tensor(tensors, "router.answer_base", count)
+        tokens = tensor(tensors, "router.answer_tokens", count, dtype=torch.int64)
+        check_indices("router.answer_tokens", [tokens.tolist()], vocab)
+        return names | {"router.answer_base", "router.answer_tokens"}
 
     @classmethod
     def from_state(

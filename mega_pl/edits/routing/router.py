@@ -13,6 +13,7 @@ from torch import Tensor
 from mega_pl.backbone import Backbone, Encoded, Site, record
 from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing.turns import turns_of
+from mega_pl.edits.values import Json, Tensors
 
 NO_EDIT = -1
 """The route of a prompt that no edit answers."""
@@ -119,6 +120,23 @@ class Router(Decider, Protocol):
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What is to be stored, for JSON and for safetensors."""
+
+    @classmethod
+    def check_state(cls, state: Json, tensors: Tensors, count: int, vocab: int) -> set[str]:
+        """Refuse what was stored if it is no such router's; `values` has what looks at each value.
+
+        Args:
+            state: What was in JSON.
+            tensors: All tensors of the bank; the router's names begin with ``router.``.
+            count: How many edits there are.
+            vocab: How many tokens the backbone has.
+
+        Returns:
+            The names of the router's tensors.
+
+        Raises:
+            ValueError: Naming the first value that cannot be.
+        """
 
     @classmethod
     def from_state(
