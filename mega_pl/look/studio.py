@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditBank
 from mega_pl.edits.routing.runtime import RoutedEdits
+from mega_pl.errors import MegaValueError
 
 T = TypeVar("T")
 
@@ -96,6 +97,21 @@ class Desk:
         self.past = [*self.past, self.edits][-CHANGES:]
         kept = self.edits.off if off is None else off
         self.edits = Edits(bank, kept.intersection(bank.ids if bank else ()))
+
+    def take(self, made: EditBank, edit_id: str, before: EditBank | None) -> None:
+        """Put a bank in force with an edit that was just fitted, and is on.
+
+        Args:
+            made: The bank.
+            edit_id: The edit.
+            before: The edits that it was fitted beside.
+
+        Raises:
+            ValueError: If the tab has other edits by now.
+        """
+        if before is not self.edits.bank:
+            raise MegaValueError("the edits of a tab must stay while one is fitted, but have changed; fit it again.")
+        self.change(made, self.edits.off - {edit_id})
 
     def undo(self) -> bool:
         """Take the last change back; False where there is none."""

@@ -68,6 +68,17 @@ def test_changes_are_undone_one_by_one(bank: EditBank) -> None:
     assert desk.edits == Edits(bank)
 
 
+def test_what_is_fitted_is_on_and_never_takes_the_place_of_other_changes(bank: EditBank) -> None:
+    desk = Desk(Edits(bank))
+    desk.change(bank, frozenset({"france", "norway"}))
+    made = bank.remove("norway")
+    desk.take(made, "france", bank)
+    assert desk.edits == Edits(made)
+    with pytest.raises(MegaValueError, match="have changed; fit it again"):
+        desk.take(bank, "france", bank)
+    assert desk.edits == Edits(made)
+
+
 def test_only_so_many_changes_and_desks_are_kept(lab: Backbone, bank: EditBank) -> None:
     desk = Desk(Edits(bank))
     for _ in range(CHANGES + 5):

@@ -129,7 +129,7 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
 
         with refusals():
             for made, notes in studio.work(desk, task):
-                desk.change(made)
+                desk.take(made, edit_id, bank)
                 gr.Info(f"{edit_id} was fitted again. {' '.join(notes)}")
         return ["", ""]
 

@@ -107,7 +107,7 @@ def edit_tab(studio: Studio, key: Any) -> tuple[Part, list[Any]]:  # noqa: ANN40
                     yield f"Fitting: {step}", gr.skip()
                 elif isinstance(step, tuple):
                     made, edit_id, notes = step
-                    desk.change(made)
+                    desk.take(made, edit_id, before)
                     done = _outcome(made, edit_id, notes)
                     yield f"{done}\n\nAsking around it …", gr.skip()
                 else:
