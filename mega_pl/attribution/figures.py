@@ -66,18 +66,19 @@ def draw_edit(
     return figure
 
 
-def draw_heads(scores: Tensor, title: str = "Importance of heads") -> Figure:
+def draw_heads(scores: Tensor, title: str = "Importance of heads", limit: float | None = None) -> Figure:
     """A heat map of heads by layer, blue where a head raises the log-probability and red where it lowers it.
 
     Args:
         scores: (L, H) nats.
         title: Of the figure.
+        limit: Nats of the strongest colour; by default the largest score.
     """
     scores = scores.float().cpu()
     layers, heads = scores.shape
     figure = Figure(figsize=(max(4.0, 1.6 + 0.22 * layers), max(2.2, 1.2 + 0.2 * heads)), layout="constrained")
     axes = figure.subplots()
-    limit = max(float(scores.abs().max()), 1e-9)
+    limit = limit or max(float(scores.abs().max()), 1e-9)
     image = axes.imshow(scores.T, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
     axes.set_xlabel("block")
     axes.set_ylabel("head")

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from mega_pl.asking import read_beginnings
+from mega_pl.asking import check_room, read_beginnings, token_counts
 from mega_pl.asking.batches import TOKENS, encoded_ids
 from mega_pl.backbone import Backbone, Site, record, steer, until
 from mega_pl.errors import MegaNumericError, MegaValueError
@@ -121,6 +121,9 @@ def fit_maps(
             "give it `phrasings`, or raise `prompts.prefixes`."
         )
     sites = sorted(sites)
+    asked = [*prompts.source, *prompts.target]
+    lengths = [count + len(objects) for count in token_counts(backbone, asked)]
+    check_room(backbone, asked, lengths, f"the new object of {prompts.edit_id!r}")
     targets, followed = _targets(backbone, prompts, sites, objects, tokens_per_batch)
     ids = encoded_ids(backbone, prompts.source)
     texts = read_beginnings(backbone, [row[:-1] for row in ids], last=sites[-1], tokens_per_batch=tokens_per_batch)

@@ -158,27 +158,27 @@ class _Writing(BaseStreamer):
 
 
 def why(reply: Reply, edits: Edits) -> str:
-    """Why an edit answered or did not, in a sentence, and what to do where it should have."""
+    """Why an edit answered or did not, in words, and what to do where it should have."""
     route = reply.route
     if edits.bank is None:
-        return "There are no edits yet: both models are the same. Make one under *Edit*."
+        return "There are no edits yet: both models are the same. Make one under Edit."
     if route is None:
         return ""
     near = reply.nearest[0][0] if reply.nearest else None
     asks = f"asks for {labelled(route.relation)}" if route.relation else "asks the edit's question"
     if reply.fired is not None:
-        return f"**{reply.fired}** answered: the question names “{route.subject}” and {asks}."
+        return f"{reply.fired} answered: the question names “{route.subject}” and {asks}."
     if near is None:
         return (
-            "No edit answered: the last question names no subject of an edit. Subjects are found by their names and "
-            "aliases; if an edit should have answered, give it the name that stands in the question as an alias."
+            "No edit answered: the last question names no subject of an edit. If one should have answered, give it the "
+            "name that stands in the question below, as another name of its subject."
         )
     if near.edit_id in edits.off:
-        return f"**{near.edit_id}** would be asked, and is switched off."
+        return f"{near.edit_id} would be asked, and is switched off."
     return (
-        f"No edit answered: the question names “{route.subject}”, but it does not ask what **{near.edit_id}** changes "
-        f"({labelled(route.relation) or near.prompt}) closely enough. If it should, give the edit this wording as a "
-        "phrasing."
+        f"No edit answered: the question names “{route.subject}”, but it does not ask closely enough what "
+        f"{near.edit_id} changes ({labelled(route.relation) or near.prompt}; the router is sure to "
+        f"{route.confidence:.2f}, and {route.needed:.2f} are needed). If it should, give the edit this wording below."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,14 +17,16 @@ from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.conflicts import superseded
 from mega_pl.edits.prediction import Prediction, predict
 from mega_pl.edits.request import SLOT
+from mega_pl.errors import MegaValueError
 from mega_pl.fitting import fit
 from mega_pl.fitting.aliases import with_known_aliases
+from mega_pl.functional.text import canonical, find_all
 from mega_pl.look.studio import stoppable
 
 NEXT_TO_IT = 6
 """Questions beside an edit that are asked after its fit."""
 
-MARKS = {True: "✓", False: "✗", None: "not known before"}
+MARKS = {True: "✓", False: "✗", None: "? the model did not know it"}
 
 TOKENS = 8
 """Tokens of the answers to them."""
@@ -34,7 +37,7 @@ class Suggestions:
     """What the package knows of a fact before it is changed.
 
     Args:
-        prompt: A wording of the relation.
+        prompt: A wording of the relation, the first after which the model says what it says after most.
         target_true: What the bare model says now.
         phrasings: Other wordings, with one `{}`.
         aliases: Names of the subject that the bare model takes for the same.
@@ -60,12 +63,16 @@ def suggest(backbone: Backbone, subject: str, prompt: str, relation: str) -> Sug
     """
     known = relations().get(relation)
     wordings = known.phrasings if known else ()
-    template = prompt.strip() or next(iter(wordings), "")
-    request = EditRequest(prompt=template, subject=subject, target_new="?", target_true="!", relation=relation)
-    (said,) = answers(backbone, [request.filled], least=0.0, most=1)
+    requests = [
+        EditRequest(prompt=template, subject=subject, target_new="?", target_true="!", relation=relation)
+        for template in ([prompt.strip()] if prompt.strip() else wordings or ("",))
+    ]
+    said = answers(backbone, [request.filled for request in requests], least=0.0, most=1)
+    objects = [next(iter(of), "").partition(",")[0] for of in said]  # "Paris, France"
+    true = Counter(objects).most_common(1)[0][0]
+    request = requests[objects.index(true)]
     (named,) = with_known_aliases(backbone, [request])
     others = tuple(wording for wording in wordings if wording != request.prompt)
-    true = next(iter(said), "").partition(",")[0]  # "Paris, France"
     return Suggestions(request.prompt, true, others, named.aliases)
 
 
@@ -157,9 +164,42 @@ def _good(kind: str, found: Prediction, request: EditRequest) -> bool | None:
     """Whether a question is answered as it should be."""
     if kind.startswith("next to it"):
         return found.fired != request.edit_id
+    if found.fired != request.edit_id:
+        return False
     if found.edited.strip().startswith(request.target_new):
         return True
     return False if found.bare.strip().startswith(request.target_true) else None
+
+
+def mend(
+    backbone: Backbone, bank: EditBank, edit_id: str, *, alias: str = "", phrasing: str = ""
+) -> tuple[EditBank, list[str]]:
+    """Fit an edit again with another name of its subject, or another wording of its fact.
+
+    A name is its subject's: all edits of that subject get it.
+
+    Args:
+        backbone: The bare model.
+        bank: The edits.
+        edit_id: Which of them.
+        alias: The name; blank for none.
+        phrasing: The wording, as in `with_more`; blank for none.
+
+    Returns:
+        The bank, and the ids of the edits that were fitted again.
+
+    Raises:
+        KeyError: If the bank has no such edit.
+        ValueError: If there is nothing new in it, or it does not go together with the other edits.
+    """
+    subject = canonical(bank[edit_id].subject)
+    old = [r for r in bank.requests if r.edit_id == edit_id or (alias.strip() and canonical(r.subject) == subject)]
+    new = [with_more(r, alias=alias, phrasing=phrasing if r.edit_id == edit_id else "") for r in old]
+    changed = [one for one, before in zip(new, old, strict=True) if one != before]
+    if not changed:
+        raise MegaValueError(f"an edit must get a new name or wording, but {edit_id!r} has it already.")
+    made = bank.replace(backbone, changed)
+    return made, [request.edit_id for request in changed]
 
 
 def with_more(request: EditRequest, *, alias: str = "", phrasing: str = "") -> EditRequest:
@@ -173,18 +213,21 @@ def with_more(request: EditRequest, *, alias: str = "", phrasing: str = "") -> E
     Raises:
         ValueError: If the wording names the subject nowhere.
     """
-    if alias.strip():
+    if alias.strip() and alias.strip() not in (request.subject, *request.aliases):
         request = replace(request, aliases=(*request.aliases, alias.strip()))
-    if phrasing.strip():
-        request = replace(request, phrasings=(*request.phrasings, templated(phrasing.strip(), request)))
+    wording = templated(phrasing.strip(), request)
+    if wording and wording not in (request.prompt, *request.phrasings):
+        request = replace(request, phrasings=(*request.phrasings, wording))
     return request
 
 
 def templated(text: str, request: EditRequest) -> str:
     """A text with `{}` where it names the subject of a request; one that has it is kept."""
     for name in sorted((request.subject, *request.aliases), key=len, reverse=True):
-        if SLOT not in text and name in text:
-            return text.replace(name, SLOT, 1)
+        places = find_all(text, name) if SLOT not in text else []
+        if places:
+            start, stop = places[0]
+            return f"{text[:start]}{SLOT}{text[stop:]}"
     return text
 
 
@@ -209,4 +252,22 @@ def lines(text: str) -> tuple[str, ...]:
 
 def rows(checks: Sequence[Check]) -> list[list[str]]:
     """Checks as the rows of a table."""
-    return [[c.kind, c.question, c.bare, c.edited, c.fired or "none", MARKS[c.good]] for c in checks]
+    return [[c.kind, c.question, c.bare, c.edited, c.fired or "none", _mark(c)] for c in checks]
+
+
+def _mark(check: Check) -> str:
+    """Whether a question is answered as it should be, in words."""
+    if check.kind.startswith("next to it") and check.good:
+        return "✓ another edit" if check.fired else "✓ unchanged"
+    return MARKS[check.good]
+
+
+def doubts(bank: EditBank, edit_id: str, checks: Sequence[Check]) -> list[str]:
+    """What a person should know of an edit that was just fitted."""
+    request, bare = bank[edit_id], checks[0].bare
+    found = []
+    if not bare.startswith(request.target_true):
+        found.append(f"The bare model says “{bare}” there, and not the old object “{request.target_true}”.")
+    if request.relation not in relations():
+        found.append("Without a relation an edit answers most questions about its subject.")
+    return found

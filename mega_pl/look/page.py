@@ -12,7 +12,7 @@ from mega_pl.functional.text import counted
 from mega_pl.look.studio import Desk, Studio
 from mega_pl.look.tabs.ask import ask_tab
 from mega_pl.look.tabs.bank import bank_tab
-from mega_pl.look.tabs.common import CSS, desk_of
+from mega_pl.look.tabs.common import CSS, Missing, desk_of, refusals
 from mega_pl.look.tabs.edit import edit_tab, form_of
 from mega_pl.look.tabs.results import results_tab
 from mega_pl.look.tabs.see import see_tab
@@ -54,8 +54,8 @@ def make_page(studio: Studio, root: Path) -> gr.Blocks:
                 bank_part, change, choice = bank_tab(studio, key)
             with gr.Tab("See", id="see"):
                 see_part = see_tab(studio, key)
-            with gr.Tab("Results", id="results"):
-                results_tab(root)
+            with gr.Tab("Results", id="results") as results_page:
+                offered, offer = results_tab(root)
         parts = [ask_part, edit_part, bank_part, see_part]
         shown = [headline, *(component for part in parts for component in part.shown)]
 
@@ -65,12 +65,15 @@ def make_page(studio: Studio, root: Path) -> gr.Blocks:
 
         def on_change(chosen: list[str] | None, key: str, request: gr.Request) -> list[Any]:
             bank = desk_of(studio, key, request).edits.bank
-            if bank is None or not chosen or chosen[0] not in bank.ids:
-                raise gr.Error("Choose an edit first: click on its row.", print_exception=False)
-            return [gr.update(selected="edit"), *form_of(bank[chosen[0]])]
+            with refusals():
+                if bank is None or not chosen or chosen[0] not in bank.ids:
+                    raise Missing("Choose an edit first: click on its row.")
+                return [gr.update(selected="edit"), *form_of(bank[chosen[0]])]
+            return [gr.skip()] * (len(form) + 1)
 
         change.click(on_change, [choice, key], [tabs, *form])
         blocks.load(None, None, key, js=KEY).then(refresh, key, shown, show_progress="hidden")
+        results_page.select(offer, None, offered, show_progress="hidden")
         bank_page.select(refresh, key, shown, show_progress="hidden")  # how often edits fired has changed
         for event in (event for part in parts for event in part.changes):
             event.then(refresh, key, shown, show_progress="hidden")
@@ -100,6 +103,8 @@ def serve(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, *, 
     Raises:
         ValueError: If the port is taken, or the address is not this machine's.
     """
+    if port is not None and not 0 < port < 65536:
+        raise MegaValueError(f"`port` must lie in [1, 65535], but got {port}.")
     page.queue(default_concurrency_limit=None)
     try:
         _, address, _ = page.launch(
@@ -123,6 +128,8 @@ def _theme() -> gr.themes.Base:
         button_cancel_background_fill="#b91c1c", button_cancel_background_fill_dark="#b91c1c",
         button_cancel_background_fill_hover="#991b1b", button_cancel_background_fill_hover_dark="#991b1b",
         button_cancel_text_color="white", button_cancel_text_color_dark="white",
+        color_accent="*primary_700",
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
         block_label_text_color="*neutral_700", block_label_text_color_dark="*neutral_200",
         block_title_text_color="*neutral_700", block_title_text_color_dark="*neutral_200",

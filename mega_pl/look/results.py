@@ -72,20 +72,29 @@ def _read(path: Path, _: tuple[int, int]) -> Run:
     try:
         metrics = json.loads((path / "metrics.json").read_text("utf-8"))
         with (path / "cases.jsonl").open(encoding="utf-8") as lines:
-            rows = tuple(json.loads(line) for line in lines)
+            rows = tuple(_row(json.loads(line)) for line in lines if line.strip())
         overview = path / "table.md"
         table = overview.read_text("utf-8") if overview.is_file() else _table(path.name, metrics)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MegaValueError(
-            f"the results of a run must be whole, but those in {str(path)!r} are not: {error}"
+            f"the results of a run must be whole, but those in {str(path)!r} are not: {error!r}"
         ) from error
     return Run(path, table, rows)
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is, if it can be one."""
+    outcomes = row.get("outcomes", {}).values()
+    if not all(isinstance(value, int | float) for value in outcomes):
+        raise ValueError(f"outcomes must be numbers, but got {row['outcomes']}")
+    row.get("test", {}).items(), editor_of(row), texts_of(row)  # these refuse what is no row
+    return row
 
 
 def _table(name: str, metrics: dict[str, Any]) -> str:
     """The scores of a fit as a table: who routed by measure."""
     own: dict[str, Any] = dict(metrics["metrics"].items())
-    entries, columns = {"edited": own, **metrics.get("modes", {})}, tuple(own)
+    entries, columns = {"own": own, **metrics.get("modes", {})}, tuple(own)
 
     def values(scores: dict[str, Any], field: str) -> tuple[float, ...]:
         found = (scores.get(column, {}).get(field) for column in columns)
@@ -122,10 +131,8 @@ def _text(answer: object) -> str:
     return str(answer)
 
 
-def chosen(
-    run: Run, editor: str = "", measure: str = "", outcome: str = "all", words: str = ""
-) -> list[dict[str, Any]]:
-    """The rows of a run that somebody wants to see.
+def chosen(run: Run, editor: str = "", measure: str = "", outcome: str = "all", words: str = "") -> list[int]:
+    """The rows of a run that somebody wants to see, by their places.
 
     Args:
         run: The run.
@@ -135,8 +142,8 @@ def chosen(
         words: A text that prompt or answers hold; blank for all.
     """
     return [
-        row
-        for row in run.rows
+        place
+        for place, row in enumerate(run.rows)
         if (not editor or editor_of(row) == editor)
         and (not measure or measure in row.get("outcomes", {}))
         and _has_outcome(row, measure, outcome)
@@ -155,10 +162,15 @@ def _has_outcome(row: dict[str, Any], measure: str, outcome: str) -> bool:
     return bool(values) and all(value >= 1 for value in values) == (outcome == "right")
 
 
-def cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows as those of a table: edit, measures with their outcomes, prompt, both answers, and the edit that fired."""
-    table = []
-    for row in rows[:SHOWN]:
+def cells(run: Run, places: Sequence[int]) -> list[list[Any]]:
+    """Rows of a run as those of a table.
+
+    Their numbers come first, then editor, edit, outcomes by measure, prompt, both answers, and the edit that fired.
+    """
+    table: list[list[Any]] = []
+    for place in places[:SHOWN]:
+        row = run.rows[place]
         worth = ", ".join(f"{name} {value:g}" for name, value in row.get("outcomes", {}).items())
-        table.append([str(row.get("test", {}).get("edit_id", "")), worth, *texts_of(row)])
+        edit = str(row.get("test", {}).get("edit_id", ""))
+        table.append([place + 1, editor_of(row), edit, worth, *texts_of(row)])
     return table

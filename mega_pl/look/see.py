@@ -97,17 +97,32 @@ def _layers(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: st
     with bank.apply(backbone, edits=[request.edit_id]):
         after = layer_importance(backbone, [prompt], targets)
     steered = [site.layer for site in bank.maps]
+    note = _unlike_the_router(backbone, bank, request.edit_id, prompt)
     figure = draw_edit(before, after, names=(request.target_new, request.target_true), picked=steered)
-    return replace(seen, layers=figure)
+    return replace(seen, layers=figure, notes=(*seen.notes, *note))
+
+
+def _unlike_the_router(backbone: Backbone, bank: EditBank, edit_id: str, prompt: str) -> list[str]:
+    """What to say where the edit would not answer the prompt by itself."""
+    with bank.apply(backbone) as use:
+        backbone.generate(prompt, max_new_tokens=1)
+        fired = use.fired[0]
+    if fired == edit_id:
+        return []
+    who = f"{fired} does" if fired else "none does"
+    return [f"In use {edit_id} does not answer this prompt ({who}); it is shown as if it did."]
 
 
 def _heads(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
-    figures = []
+    scores = {}
     for when in SIDES:
         with _when(backbone, bank, request.edit_id, when):
-            found = head_importance(backbone, [prompt], [_targets(backbone, request)[:1]])
-        figures.append(draw_heads(found.heads[0, 0], f"Heads for “{request.target_new}”, {when}"))
-    return replace(seen, heads=tuple(figures))
+            scores[when] = head_importance(backbone, [prompt], [_targets(backbone, request)[:1]]).heads[0, 0]
+    most = max(float(of.abs().max()) for of in scores.values())
+    return replace(
+        seen,
+        heads=tuple(draw_heads(of, f"Heads for “{request.target_new}”, {w}", most) for w, of in scores.items()),
+    )
 
 
 def _steering(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:

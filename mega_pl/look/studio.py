@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -81,44 +82,58 @@ class Desk:
     Args:
         edits: Its edits.
         said: What was asked, and answered.
-        past: What they were before each change, the latest last.
+        past: Each change in words, and what they were before it, the latest last.
         fired: How often each has answered.
-        stop: Set when the work at hand is to end.
+        folders: Where it has saved its edits, or loaded them from.
+        stops: What ends each piece of work that the tab has begun, once it is set.
     """
 
     edits: Edits
     said: Conversation = Conversation()
-    past: list[Edits] = field(default_factory=list)
+    past: list[tuple[str, Edits]] = field(default_factory=list)
     fired: Counter[str] = field(default_factory=Counter)
-    stop: threading.Event = field(default_factory=threading.Event)
+    folders: set[Path] = field(default_factory=set)
+    stops: set[threading.Event] = field(default_factory=set)
 
-    def change(self, bank: EditBank | None, off: frozenset[str] | None = None) -> None:
-        """Put other edits in the place of these."""
-        self.past = [*self.past, self.edits][-CHANGES:]
+    def stop(self) -> None:
+        """End all work that the tab has begun, at the latest at the model's next pass."""
+        for stop in tuple(self.stops):
+            stop.set()
+
+    def change(self, what: str, bank: EditBank | None, off: frozenset[str] | None = None) -> None:
+        """Put other edits in the place of these.
+
+        Args:
+            what: The change in words, for who takes it back.
+            bank: The edits; None for none.
+            off: Those that are switched off; by default those that are.
+        """
+        self.past = [*self.past, (what, self.edits)][-CHANGES:]
         kept = self.edits.off if off is None else off
         self.edits = Edits(bank, kept.intersection(bank.ids if bank else ()))
 
-    def take(self, made: EditBank, edit_id: str, before: EditBank | None) -> None:
-        """Put a bank in force with an edit that was just fitted, and is on.
+    def take(self, what: str, made: EditBank, edit_ids: Collection[str], before: EditBank | None) -> None:
+        """Put a bank in force with edits that were just fitted, and are on.
 
         Args:
+            what: The change in words.
             made: The bank.
-            edit_id: The edit.
-            before: The edits that it was fitted beside.
+            edit_ids: The edits.
+            before: The edits that they were fitted beside.
 
         Raises:
             ValueError: If the tab has other edits by now.
         """
         if before is not self.edits.bank:
             raise MegaValueError("the edits of a tab must stay while one is fitted, but have changed; fit it again.")
-        self.change(made, self.edits.off - {edit_id})
+        self.change(what, made, self.edits.off.difference(edit_ids))
 
-    def undo(self) -> bool:
-        """Take the last change back; False where there is none."""
-        if self.past:
-            self.edits = self.past.pop()
-            return True
-        return False
+    def undo(self) -> str:
+        """Take the last change back, and say which; "" where there is none."""
+        if not self.past:
+            return ""
+        what, self.edits = self.past.pop()
+        return what
 
 
 class Studio:
@@ -152,22 +167,24 @@ class Studio:
         so that a tab that is closed leaves nothing half done and holds nobody up.
 
         Args:
-            desk: Whose work it is; its `stop` ends it, at the latest at the model's next pass.
+            desk: Whose work it is; its `stop` ends it.
             task: It is given what hands something out.
 
         Raises:
             Stopped: If it was stopped.
         """
-        desk.stop.clear()
+        stop = threading.Event()
+        desk.stops.add(stop)
         found: SimpleQueue[_Item[T] | _End] = SimpleQueue()
 
         def run() -> None:
             error: BaseException | None = None
             try:
-                with self._my_turn(desk.stop), stoppable(self.backbone.model, desk.stop):
+                with self._my_turn(stop), stoppable(self.backbone.model, stop):
                     task(lambda value: found.put(_Item(value)))
             except BaseException as raised:
                 error = raised
+            desk.stops.discard(stop)
             found.put(_End(error))
 
         threading.Thread(target=run, daemon=True).start()

@@ -11,7 +11,7 @@ from mega_pl.backbone import Site, load, record, steer
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.edits.storage import bank_tensors
 from mega_pl.errors import MegaError
-from mega_pl.fitting import FitConfig, MapConfig, default_sites, fit, fit_maps
+from mega_pl.fitting import EditFitter, FitConfig, MapConfig, default_sites, fit, fit_maps
 from mega_pl.fitting.prompts import PromptConfig, PromptSet
 from mega_pl.functional import fit_transport, mean_shift, stack
 
@@ -298,3 +298,11 @@ def test_activations_that_overflow_are_named_with_their_edit_and_site(tiny_backb
     fit_maps(backbone, prompts, SITES[:1], MapConfig())  # control: below the site all is well
     with pytest.raises(MegaError, match=r"activations must be finite, but those of 'france' at resid_mid\.2 are not"):
         fit_maps(backbone, prompts, SITES, MapConfig())
+
+
+def test_an_object_that_does_not_fit_after_its_prompts_is_refused(tiny_backbone):
+    request = EditRequest(
+        edit_id="long", prompt="The capital of {} is", subject="France", target_true="Paris", target_new="Oslo " * 40
+    )
+    with pytest.raises(ValueError, match=r"the new object of 'long' must have at most 64 tokens together"):
+        EditFitter(tiny_backbone("gpt2")).update([request])

@@ -10,7 +10,19 @@ from capitals import capital  # type: ignore[import-not-found]
 from mega_pl import EditBank, EditRequest
 from mega_pl.backbone import Backbone
 from mega_pl.errors import MegaValueError
-from mega_pl.look.edit import check, counted_passes, lines, put, replaced, rows, suggest, templated, with_more
+from mega_pl.look.edit import (
+    check,
+    counted_passes,
+    doubts,
+    lines,
+    mend,
+    put,
+    replaced,
+    rows,
+    suggest,
+    templated,
+    with_more,
+)
 
 
 def test_suggestions(lab: Backbone) -> None:
@@ -19,6 +31,7 @@ def test_suggestions(lab: Backbone) -> None:
     assert found.prompt not in found.phrasings
     assert all(template.count("{}") == 1 for template in (found.prompt, *found.phrasings))
     assert "Maria Sklodowska" in found.aliases
+    assert suggest(lab, "France", "", "P36").target_true == "Paris"  # what the model says after most wordings
     assert suggest(lab, "France", "The capital of {} is", "").phrasings == ()
     for subject, prompt in ((" ", "The capital of {} is"), ("France", ""), ("France", "no slot")):
         with pytest.raises(MegaValueError):
@@ -59,23 +72,54 @@ def test_checks_ask_the_edit_its_wordings_and_what_is_next_to_it(lab: Backbone, 
         if c.kind.startswith("next to it"):
             assert c.good == (c.fired != "france")
             assert c.fired or c.bare == c.edited
-        elif c.good is None:
-            assert not c.bare.startswith("Paris")
+        else:
+            assert c.good is not True or c.fired == "france"
+            assert c.good is not None or not c.bare.startswith("Paris")
+            assert c.good is False or c.fired
     assert len(rows(found)) == len(found)
-    assert {row[-1] for row in rows(found)} <= {"✓", "✗", "not known before"}
+    assert {row[-1] for row in rows(found)} <= {
+        "✓",
+        "✗",
+        "✓ unchanged",
+        "✓ another edit",
+        "? the model did not know it",
+    }
 
 
 def test_an_alias_and_a_wording_mend_what_did_not_fire(lab: Backbone, bank: EditBank) -> None:
     prompt = "The capital of Gaul is"
-    mended, _ = put(lab, bank, with_more(bank["france"], alias=" Gaul "))
-    assert mended["france"].aliases[-1:] == ("Gaul",) or "Gaul" in mended["france"].aliases
+    mended, again = mend(lab, bank, "france", alias=" Gaul ")
+    assert (again, "Gaul" in mended["france"].aliases) == (["france"], True)
     for one, fired in ((bank, None), (mended, "france")):
         with one.apply(lab) as use:
             lab.generate(prompt, max_new_tokens=1)
             assert use.fired == [fired]
-    assert with_more(bank["france"], phrasing="Seat of France:").phrasings[-1] == "Seat of {}:"
+    assert mend(lab, bank, "france", phrasing="Seat of France:")[0]["france"].phrasings[-1] == "Seat of {}:"
     with pytest.raises(MegaValueError, match="exactly one"):
-        with_more(bank["france"], phrasing="The seat of government is")
+        mend(lab, bank, "france", phrasing="The seat of government is")
+    for options in ({"alias": "Gaul"}, {"phrasing": mended["france"].prompt}, {"alias": "France"}):
+        with pytest.raises(MegaValueError, match="'france' has it already"):
+            mend(lab, mended, "france", **options)
+
+
+def test_a_name_is_its_subjects(lab: Backbone, bank: EditBank) -> None:
+    money = EditRequest(
+        prompt="The currency of {} is the", subject="France", target_true="euro", target_new="krone", edit_id="money"
+    )
+    both, _ = put(lab, bank, money)
+    made, again = mend(lab, both, "france", alias="Gaul", phrasing="Seat of Gaul:")
+    assert set(again) == {"france", "money"}
+    assert all("Gaul" in made[edit].aliases for edit in again)
+    assert (made["france"].phrasings[-1], made["money"].phrasings) == ("Seat of {}:", ())
+    assert made.requests[made.index("norway")] == bank["norway"]
+
+
+def test_what_a_person_should_know_is_told(lab: Backbone, bank: EditBank) -> None:
+    assert doubts(bank, "france", check(lab, bank, "france")) == []
+    made, _ = put(lab, bank, capital("Spain", "Lima", "Rome", relation=""))
+    old, relation = doubts(made, "spain", check(lab, made, "spain"))
+    assert "The bare model says “Madrid.” there, and not the old object “Lima”." in old
+    assert "Without a relation" in relation
 
 
 def test_templates_take_the_longest_name() -> None:

@@ -38,7 +38,7 @@ def test_a_fit_has_its_table_made_and_a_comparison_its_own(tmp_path: Path) -> No
     run = open_run(str(written(tmp_path / "fit", [FIT])))
     assert run.table.splitlines()[2:] == [
         "| bare model | 0.000 |",
-        "| edited | 0.500 |",
+        "| own | 0.500 |",
         "| oracle | - |",
         "| tests | 2 |",
     ]
@@ -64,15 +64,15 @@ def test_rows_are_chosen(tmp_path: Path) -> None:
     run = open_run(str(written(tmp_path, rows)))
     assert run.editors == ["own", "MEGA · d · single 2 · wild"]
     assert run.measures == ["acc", "exact", "old"]
-    assert chosen(run) == rows
-    assert chosen(run, "own", "acc", "right") == rows[:1]
-    assert chosen(run, outcome="wrong") == rows[1:3]
-    assert chosen(run, measure="exact", outcome="right") == rows[2:3]
-    assert chosen(run, outcome="changed by the edit") == rows[:2]
-    assert chosen(run, words=" q? ") == rows[2:]
+    assert chosen(run) == [0, 1, 2, 3]
+    assert chosen(run, "own", "acc", "right") == [0]
+    assert chosen(run, outcome="wrong") == [1, 2]
+    assert chosen(run, measure="exact", outcome="right") == [2]
+    assert chosen(run, outcome="changed by the edit") == [0, 1]
+    assert chosen(run, words=" q? ") == [2, 3]
     assert set(OUTCOMES) == {"all", "right", "wrong", "changed by the edit"}
-    assert cells(rows[:1]) == [["a", "acc 1", "P is", " x", " y", "a"]]
-    assert len(cells(rows * SHOWN)) == SHOWN
+    assert cells(run, [1]) == [[2, "own", "a", "acc 0", "P is", " x", " y", "a"]]
+    assert len(cells(run, [0] * (SHOWN + 1))) == SHOWN
 
 
 def test_a_run_that_has_changed_is_read_anew(tmp_path: Path) -> None:
@@ -91,7 +91,11 @@ def test_runs_are_found_the_latest_first(tmp_path: Path) -> None:
     assert runs(tmp_path / "nowhere") == []
 
 
-@pytest.mark.parametrize("damage", ["{", '{"a": 1}\n[', "\xff"])
+BAD = ["{", '{"a": 1}\n[', "\xff", "5", "null", "[1]", '{"test": null}', '{"test": "x"}', '{"outcomes": null}',
+       '{"outcomes": {"a": "x"}}', '{"method": "m"}', "[" * 100_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", BAD, ids=[text[:24] for text in BAD])
 def test_what_is_no_run_is_refused_in_a_line(tmp_path: Path, damage: str) -> None:
     for folder in ("", "  ", str(tmp_path), str(tmp_path / "nowhere")):
         with pytest.raises(MegaValueError, match=r"must hold metrics\.json and cases\.jsonl"):
@@ -100,6 +104,8 @@ def test_what_is_no_run_is_refused_in_a_line(tmp_path: Path, damage: str) -> Non
     (tmp_path / "cases.jsonl").write_text(damage, "latin-1")
     with pytest.raises(MegaValueError, match="must be whole"):
         open_run(str(tmp_path))
+    (tmp_path / "cases.jsonl").write_text("\n" + json.dumps(FIT) + "\n\n", "utf-8")
+    assert len(open_run(str(tmp_path)).rows) == 1
     written(tmp_path, [FIT], {"metrics": []})
     with pytest.raises(MegaValueError, match="must be whole"):
         open_run(str(tmp_path))

@@ -49,6 +49,12 @@ def test_gated_neurons_have_classes_that_add_up() -> None:
     assert seen.notes == ()
 
 
+def test_a_prompt_that_the_edit_would_not_answer_is_named(lab: Backbone, bank: EditBank) -> None:
+    for prompt, who in (("The capital of Norway is", "norway does"), ("The capital of Spain is", "none does")):
+        seen = see(lab, bank, "france", prompt, lambda _: None)
+        assert seen.notes[0] == f"In use france does not answer this prompt ({who}); it is shown as if it did."
+
+
 def test_refusals(lab: Backbone, bank: EditBank) -> None:
     with pytest.raises(MegaKeyError, match="nowhere"):
         see(lab, bank, "nowhere", "", lambda _: None)

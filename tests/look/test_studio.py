@@ -35,7 +35,7 @@ def asking(studio: Studio, desk: Desk, question: str = QUESTION) -> Callable[[Ca
 
 def test_tabs_do_not_mix_their_edits(studio: Studio, bank: EditBank) -> None:
     first, second = studio.desk("first"), studio.desk("second")
-    first.change(bank.remove("france"))
+    first.change("it", bank.remove("france"))
     assert (said(studio, first), said(studio, second)) == ("Paris", "Berlin")
     assert studio.desk("first") is first
 
@@ -43,7 +43,7 @@ def test_tabs_do_not_mix_their_edits(studio: Studio, bank: EditBank) -> None:
 def test_many_tabs_at_once_get_what_each_gets_alone(studio: Studio, bank: EditBank) -> None:
     desks = [studio.desk(str(i)) for i in range(20)]
     for desk in desks[::2]:
-        desk.change(bank, frozenset({"france"}))
+        desk.change("off", bank, frozenset({"france"}))
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda desk: said(studio, desk), desks))
     assert answers == ["Paris", "Berlin"] * 10
@@ -57,32 +57,35 @@ def test_a_model_is_bare_after_each_question(studio: Studio) -> None:
 
 def test_changes_are_undone_one_by_one(bank: EditBank) -> None:
     desk = Desk(Edits(bank))
-    desk.change(bank, frozenset({"france"}))
-    desk.change(bank.remove("france"))
+    desk.change("off", bank, frozenset({"france"}))
+    desk.change("removed", bank.remove("france"))
     assert desk.edits.off == frozenset()  # what is gone is not switched off
-    desk.change(None)
+    desk.change("all", None)
     banks = [desk.edits.bank]
-    while desk.undo():
+    said = []
+    while what := desk.undo():
+        said.append(what)
         banks.append(desk.edits.bank)
+    assert said == ["all", "removed", "off"]
     assert [b and b.ids for b in banks] == [None, ("norway",), ("france", "norway"), ("france", "norway")]
     assert desk.edits == Edits(bank)
 
 
 def test_what_is_fitted_is_on_and_never_takes_the_place_of_other_changes(bank: EditBank) -> None:
     desk = Desk(Edits(bank))
-    desk.change(bank, frozenset({"france", "norway"}))
+    desk.change("off", bank, frozenset({"france", "norway"}))
     made = bank.remove("norway")
-    desk.take(made, "france", bank)
+    desk.take("fit", made, ["france"], bank)
     assert desk.edits == Edits(made)
     with pytest.raises(MegaValueError, match="have changed; fit it again"):
-        desk.take(bank, "france", bank)
+        desk.take("fit", bank, ["france"], bank)
     assert desk.edits == Edits(made)
 
 
 def test_only_so_many_changes_and_desks_are_kept(lab: Backbone, bank: EditBank) -> None:
     desk = Desk(Edits(bank))
     for _ in range(CHANGES + 5):
-        desk.change(bank)
+        desk.change("", bank)
     assert len(desk.past) == CHANGES
     studio = Studio(lab)
     oldest = studio.desk("oldest")
@@ -111,23 +114,34 @@ def test_work_is_stopped_at_the_next_pass_and_the_model_is_free_again(studio: St
     desk, other = studio.desk("a"), studio.desk("b")
     steps = studio.work(desk, endless(studio))
     next(steps)
-    desk.stop.set()
+    desk.stop()
     with pytest.raises(Stopped):
         for _ in steps:
             pass
     assert said(studio, other) == said(studio, desk) == "Berlin"
 
 
+def test_what_is_begun_after_a_stop_is_not_stopped_and_does_not_revive_what_was(studio: Studio) -> None:
+    desk = studio.desk("a")
+    steps = studio.work(desk, endless(studio))
+    next(steps)
+    desk.stop()
+    assert said(studio, desk) == "Berlin"  # begins before the other has noticed
+    with pytest.raises(Stopped):
+        list(steps)
+    assert desk.stops == set()
+
+
 def test_who_waits_for_the_model_can_stop_too(studio: Studio) -> None:
     busy, waiting = studio.desk("a"), studio.desk("b")
     steps = studio.work(busy, endless(studio))
     next(steps)
-    threading.Timer(0.2, waiting.stop.set).start()
+    threading.Timer(0.2, waiting.stop).start()
     start = time.perf_counter()
     with pytest.raises(Stopped):
         next(studio.work(waiting, endless(studio)))
     assert time.perf_counter() - start < 20
-    busy.stop.set()
+    busy.stop()
     with pytest.raises(Stopped):
         list(steps)
 

@@ -260,7 +260,7 @@ class ContentRouter:
         known = torch.tensor([self.scopes.edits[edit].known for *_, edit in pairs])
         passes = self.scopes.matcher.passes(logits, known) & logits.isfinite()  # a veto holds at any threshold
         passes |= torch.tensor(forced or not self.config.relation)
-        confidences = logits.sigmoid().tolist()
+        confidences, needed = logits.sigmoid().tolist(), self.scopes.matcher.least(known).sigmoid().tolist()
         nearest: dict[int, dict[int, int]] = {}  # by prompt and edit the best pair, the best edit first
         for n in reversed(logits.argsort(stable=True).tolist()):
             nearest.setdefault(pairs[n][0], {}).setdefault(pairs[n][3], n)
@@ -270,6 +270,7 @@ class ContentRouter:
             routes[i] = Route(
                 edit=edit if passes[n] else NO_EDIT,
                 confidence=confidences[n],
+                needed=needed[n],
                 subject=question.words,
                 relation=self._relation(edit),
                 evidence={

@@ -155,7 +155,11 @@ class RelationMatcher:
 
     def passes(self, logits: Tensor, known: Tensor) -> Tensor:
         """Whether an edit answers (N,), from `logits` and whether its relation is known (N,) bool."""
-        return logits >= torch.where(known, self.threshold, self.open_threshold)
+        return logits >= self.least(known)
+
+    def least(self, known: Tensor) -> Tensor:
+        """The logits (N,) from which on edits answer, by whether their relation is known (N,) bool."""
+        return torch.where(known, self.threshold, self.open_threshold)
 
     def at(self, threshold: float) -> RelationMatcher:
         """The matcher with another threshold; a lower one is lower for edits that do not say their relation, too."""

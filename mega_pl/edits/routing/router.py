@@ -30,6 +30,7 @@ class Route:
         edit: Index of the edit that answers it, or `NO_EDIT`.
         confidence: Probability that the prompt's last question is the edit's, of the edit that came nearest; 0 where
             the prompt names no subject of the bank.
+        needed: The confidence from which on that edit answers, where the router compares.
         subject: The words that named the subject, as they stand in the prompt.
         relation: The relation that the question was taken for, where the router knows its name.
         evidence: The parts of the decision, by name.
@@ -39,6 +40,7 @@ class Route:
 
     edit: int
     confidence: float = 0.0
+    needed: float = 0.0
     subject: str = ""
     relation: str = ""
     evidence: Mapping[str, float] = field(default_factory=dict)

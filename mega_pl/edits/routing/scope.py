@@ -185,7 +185,15 @@ class Scopes:
         )
         other = _nearest(cosines, rows, [scope.others if others else () for scope in scopes])
         words, heads = [stems([text]) for text in texts], [head_noun(text) for text in texts]
-        noun = [side(nouns[text] & s.rivals, s.nouns) for (text, _), s in zip(pairs, scopes, strict=True)]
+        direct = torch.maximum(own, best.masked_fill(~relations, -1.0).amax(1))
+        noun = [
+            max(0, of) if exact else of  # "the mother of X gave birth in" asks where X was born, word by word
+            for exact, of in zip(
+                (direct >= SAME).tolist(),
+                (side(nouns[text] & s.rivals, s.nouns) for (text, _), s in zip(pairs, scopes, strict=True)),
+                strict=True,
+            )
+        ]
         known = torch.tensor([scope.known for scope in scopes])
         evidence = self.matcher.evidence(
             best=best,
@@ -203,7 +211,6 @@ class Scopes:
         )
         said_not = (other > SAME) & (other > torch.maximum(own, implied))
         evidence[said_not, EVIDENCE.index("strange noun")] = -torch.inf
-        direct = torch.maximum(own, best.masked_fill(~relations, -1.0).amax(1))
         return evidence, (torch.tensor(noun) > 0) | (implied > direct) | ~known
 
     def _implied(self, scope: Scope, nouns: Set[int]) -> list[int]:

@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from mega_pl.edits import EditBank
+from mega_pl.edits.routing import Route
 from mega_pl.look.ask import Reply, ask, marked, next_tokens, objects, why
-from mega_pl.look.edit import put, with_more
+from mega_pl.look.edit import mend
 from mega_pl.look.studio import Conversation, Desk, Studio
-from mega_pl.look.tabs.common import Part, bars, desk_of, refusals, small, stop_button
+from mega_pl.look.tabs.common import Missing, Part, bars, desk_of, literal, refusals, small, stop_button
 
 EVIDENCE = {
     "own": "like the relation's wordings",
@@ -38,7 +38,9 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
     with gr.Row():
         question = gr.Textbox(
             label="Question, or the beginning of a sentence",
-            lines=2,
+            info="Enter asks, Shift+Enter begins a line",
+            lines=1,
+            max_lines=6,
             scale=4,
             min_width=300,
             elem_id="question",
@@ -80,7 +82,7 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
         edit = gr.Dropdown(label="The edit", elem_id="mend_edit")
         alias = gr.Textbox(label="Another name of its subject", elem_id="mend_alias")
         phrasing = gr.Textbox(label="Another wording of its fact", info="with the subject or {} in it")
-        mend = small("Add to the edit", elem_id="mend")
+        fix = small("Add to the edit", elem_id="mend")
 
     def on_ask(text: str, conversing: bool, most: int, key: str, request: gr.Request) -> Iterator[Any]:
         desk = desk_of(studio, key, request)
@@ -89,26 +91,24 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
         reply: Reply | None = None
 
         def task(show: Callable[[Reply], None]) -> None:
-            ask(backbone, edits, text, show, new_tokens=int(most), earlier=earlier)
+            reply = ask(backbone, edits, text, show, new_tokens=int(most), earlier=earlier)
+            desk.fired.update([reply.fired] if reply.fired else [])
+            if desk.said is said:  # and was not cleared meanwhile
+                desk.said = _grown(said, reply)
 
         with refusals():
             for reply in studio.work(desk, task):
                 yield [*_messages(_grown(said, reply)), *[gr.skip()] * 7]
-        if reply is not None and reply.edited.log_probs is not None:
-            desk.fired.update([reply.fired] if reply.fired else [])
-            desk.said = _grown(said, reply)
-            yield [*_messages(desk.said), *_reasons(studio, desk, reply)]
+            if reply is not None:
+                yield [*_messages(desk.said), *_reasons(studio, desk, reply)]
 
-    gr.on(
-        [go.click, question.submit],
-        on_ask,
-        [question, chat, tokens, key],
-        [*sides, reason, words, evidence, nearest, both, *likely],
-        show_progress="hidden",
-    )
+    asking = (on_ask, [question, chat, tokens, key], [*sides, reason, words, evidence, nearest, both, *likely])
+    gr.on([go.click, question.submit], *asking, show_progress="hidden")
 
     def on_clear(key: str, request: gr.Request) -> list[Any]:
-        desk_of(studio, key, request).said = Conversation()
+        desk = desk_of(studio, key, request)
+        desk.stop()
+        desk.said = Conversation()
         return [[], [], *[""] * 7]
 
     gr.on(
@@ -121,19 +121,22 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
     def on_mend(edit_id: str | None, name: str, wording: str, key: str, request: gr.Request) -> list[Any]:
         desk = desk_of(studio, key, request)
         bank = desk.edits.bank
-        if bank is None or not edit_id or not (name.strip() or wording.strip()):
-            raise gr.Error("Choose the edit, and give it a name or a wording.", print_exception=False)
 
-        def task(show: Callable[[tuple[EditBank, list[str]]], None]) -> None:
-            show(put(backbone, bank, with_more(bank[edit_id], alias=name, phrasing=wording)))
+        def task(show: Callable[[str], None]) -> None:
+            if bank is None or not edit_id or not (name.strip() or wording.strip()):
+                raise Missing("Choose the edit, and give it a name or a wording.")
+            made, again = mend(backbone, bank, edit_id, alias=name, phrasing=wording)
+            desk.take(f"{', '.join(again)} fitted again", made, again, bank)
+            show(", ".join(again))
 
         with refusals():
-            for made, notes in studio.work(desk, task):
-                desk.take(made, edit_id, bank)
-                gr.Info(f"{edit_id} was fitted again. {' '.join(notes)}")
-        return ["", ""]
+            for again in studio.work(desk, task):
+                gr.Info(f"Fitted again: {literal(again)}.")
+            return ["", ""]
+        return [gr.skip()] * 2
 
-    mended = mend.click(on_mend, [edit, alias, phrasing, key], [alias, phrasing])
+    mended = fix.click(on_mend, [edit, alias, phrasing, key], [alias, phrasing])
+    mended.success(*asking)  # what did not fire is asked again
 
     def refresh(desk: Desk) -> list[Any]:
         ids = list(desk.edits.bank.ids) if desk.edits.bank else []
@@ -173,13 +176,18 @@ def _reasons(studio: Studio, desk: Desk, reply: Reply) -> list[Any]:
     route = reply.route
     evidence = [(f"{name}: {EVIDENCE.get(name, '')}", value) for name, value in route.evidence.items()] if route else []
     return [
-        why(reply, desk.edits),
+        literal(why(reply, desk.edits)),
         marked(reply.question, route.subject if route else ""),
         bars("Evidence for the nearest edit", [""], evidence),
-        bars("Nearest edits, and how sure the router is", [""], [(r.edit_id, sure) for r, sure in reply.nearest], 1),
+        bars(_sureness(route), [""], [(f"{r.edit_id} ({r.subject})", sure) for r, sure in reply.nearest], 1),
         bars("The nearest edit's objects", ["bare", "edited"], objects(studio.backbone, reply), 1),
         *(
             bars(f"Likeliest first tokens, {name}", [""], next_tokens(studio.backbone, answer), 1)
             for name, answer in (("bare", reply.bare), ("edited", reply.edited))
         ),
     ]
+
+
+def _sureness(route: Route | None) -> str:
+    """The caption of what the router thinks of the nearest edits."""
+    return f"How sure the router is, {route.needed:.2f} needed" if route and route.needed else "Nearest edits"

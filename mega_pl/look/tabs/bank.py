@@ -11,12 +11,25 @@ import gradio as gr
 from mega_pl.data.relations import labelled
 from mega_pl.edits import EditBank
 from mega_pl.edits.status import map_sizes
+from mega_pl.functional.text import counted
 from mega_pl.look.studio import Desk, Studio
-from mega_pl.look.tabs.common import Part, desk_of, refusals, small
+from mega_pl.look.tabs.common import Missing, Part, desk_of, literal, refusals, small
 
 HEADERS = ["edit", "prompt", "before", "after", "relation", "kB", "comes out", "fired", "in force"]
 WIDTHS: list[str | int] = ["150px", "290px", "130px", "130px", "130px", "80px", "110px", "80px", "80px"]
 KINDS: list[Any] = ["str", "str", "str", "str", "str", "number", "str", "number", "str"]
+
+USE = """
+```python
+import mega_pl
+
+lm = mega_pl.load("{model}")
+bank = mega_pl.EditBank.from_pretrained("{place}")
+with bank.apply(lm) as use:
+    print(lm.generate("...", max_new_tokens=5), use.fired)
+```
+"""
+"""How a saved bank is used."""
 
 
 def bank_tab(studio: Studio, key: Any) -> tuple[Part, gr.Button, gr.Dropdown]:  # noqa: ANN401
@@ -38,7 +51,7 @@ def bank_tab(studio: Studio, key: Any) -> tuple[Part, gr.Button, gr.Dropdown]:  
     with gr.Row():
         off, on = small("Switch off"), small("Switch on")
         change, remove = small("Change …"), small("Remove", "stop", elem_id="remove")
-        undo = small("Undo the last change", elem_id="undo")
+        undo = small("Undo", elem_id="undo")
     with gr.Row():
         folder = gr.Textbox(label="Folder of a bank", placeholder="runs/bank", elem_id="folder")
         save, load = small("Save", elem_id="save"), small("Load", elem_id="load")
@@ -49,43 +62,43 @@ def bank_tab(studio: Studio, key: Any) -> tuple[Part, gr.Button, gr.Dropdown]:  
 
     table.select(on_select, None, choice)
 
-    def doing(act: Callable[[Desk, list[str]], str]) -> Callable[..., str]:
-        """What a button does with the chosen edits."""
+    def doing(act: Callable[[Desk, list[str], str], str]) -> Callable[..., str]:
+        """What a button does with the chosen edits, and with the folder."""
 
-        def on_click(chosen: list[str] | None, key: str, request: gr.Request) -> str:
+        def on_click(chosen: list[str] | None, folder: str, key: str, request: gr.Request) -> str:
             desk = desk_of(studio, key, request)
             with refusals():
-                return act(desk, _existing(desk, chosen))
+                return literal(act(desk, _existing(desk, chosen), folder.strip()))
             return ""
 
         return on_click
 
-    def on_save(folder: str, key: str, request: gr.Request) -> str:
+    def on_load(desk: Desk, _: list[str], folder: str) -> str:
+        place = _place(folder)
+        if not place.is_dir():
+            raise Missing(f"There is no folder {folder}.")
+        bank = EditBank.from_pretrained(place)
+        bank.check(studio.backbone)
+        desk.change(f"{folder} loaded", bank, frozenset())
+        desk.folders.add(place)
+        return f"Loaded {counted(len(bank), 'edit')}."
+
+    def on_save(chosen: list[str] | None, folder: str, key: str, request: gr.Request) -> str:
+        desk = desk_of(studio, key, request)
         with refusals():
-            bank = _bank(desk_of(studio, key, request))
-            place = bank.save_pretrained(folder.strip())
-            return f'Saved. In Python: `mega_pl.EditBank.from_pretrained("{Path(place).as_posix()}")`'
+            bank, place = _bank(desk), _place(folder)
+            if (place / "edit_config.json").exists() and place not in desk.folders:
+                raise Missing(f"{folder} holds another bank; load it first, or name another folder.")
+            bank.save_pretrained(place)
+            desk.folders.add(place)
+            off = f" {counted(len(desk.edits.off), 'edit')} that is off here is on there." if desk.edits.off else ""
+            return f"Saved.{off} In Python:\n{USE.format(model=studio.backbone.name, place=place.as_posix())}"
         return ""
 
-    def on_load(folder: str, key: str, request: gr.Request) -> str:
-        with refusals():
-            if not folder.strip():
-                raise gr.Error("Name the folder of a bank.", print_exception=False)
-            bank = EditBank.from_pretrained(folder.strip())
-            bank.check(studio.backbone)
-            desk_of(studio, key, request).change(bank, frozenset())
-            return f"Loaded {len(bank)} edits."
-        return ""
-
-    changes = [
-        button.click(doing(act), [choice, key], note)
-        for button, act in ((off, _switch_off), (on, _switch_on), (remove, _remove))
-    ]
-    changes += [
-        undo.click(doing(_undo), [choice, key], note),
-        load.click(on_load, [folder, key], note),
-    ]
-    save.click(on_save, [folder, key], note)
+    given = [choice, folder, key]
+    acts = ((off, _switch_off), (on, _switch_on), (remove, _remove), (undo, _undo), (load, on_load))
+    changes = [button.click(doing(act), given, note) for button, act in acts]
+    save.click(on_save, given, note)
 
     def refresh(desk: Desk) -> list[Any]:
         ids = list(desk.edits.bank.ids) if desk.edits.bank else []
@@ -111,7 +124,7 @@ def _rows(desk: Desk) -> list[list[Any]]:
 
 def _bank(desk: Desk) -> EditBank:
     if desk.edits.bank is None:
-        raise gr.Error("There are no edits yet; make one under Edit, or load a bank.", print_exception=False)
+        raise Missing("There are no edits yet; make one under Edit, or load a bank.")
     return desk.edits.bank
 
 
@@ -121,27 +134,37 @@ def _existing(desk: Desk, chosen: list[str] | None) -> list[str]:
     return [edit for edit in chosen or [] if edit in ids]
 
 
+def _place(folder: str) -> Path:
+    """The folder that a person names."""
+    if not folder.strip():
+        raise Missing("Name the folder of a bank.")
+    return Path(folder.strip()).expanduser()
+
+
 def _some(chosen: list[str]) -> list[str]:
     if not chosen:
-        raise gr.Error("Choose an edit first: click on its row.", print_exception=False)
+        raise Missing("Choose an edit first: click on its row.")
     return chosen
 
 
-def _switch_off(desk: Desk, chosen: list[str]) -> str:
-    desk.change(_bank(desk), desk.edits.off.union(_some(chosen)))
-    return f"Off: {', '.join(chosen)}."
+def _switch_off(desk: Desk, chosen: list[str], _: str) -> str:
+    return _done(desk, f"{', '.join(_some(chosen))} off", _bank(desk), desk.edits.off.union(chosen))
 
 
-def _switch_on(desk: Desk, chosen: list[str]) -> str:
-    desk.change(_bank(desk), desk.edits.off.difference(_some(chosen)))
-    return f"On: {', '.join(chosen)}."
+def _switch_on(desk: Desk, chosen: list[str], _: str) -> str:
+    return _done(desk, f"{', '.join(_some(chosen))} on", _bank(desk), desk.edits.off.difference(chosen))
 
 
-def _remove(desk: Desk, chosen: list[str]) -> str:
+def _remove(desk: Desk, chosen: list[str], _: str) -> str:
     bank, gone = _bank(desk), set(_some(chosen))
-    desk.change(None if len(gone) == len(bank) else bank.remove(*gone))
-    return f"Removed: {', '.join(chosen)}."
+    return _done(desk, f"{', '.join(chosen)} removed", None if len(gone) == len(bank) else bank.remove(*gone))
 
 
-def _undo(desk: Desk, _: list[str]) -> str:
-    return "Undone." if desk.undo() else "Nothing to undo."
+def _done(desk: Desk, what: str, bank: EditBank | None, off: frozenset[str] | None = None) -> str:
+    desk.change(what, bank, off)
+    return f"Done: {what}."
+
+
+def _undo(desk: Desk, *_: object) -> str:
+    what = desk.undo()
+    return f"Undone: {what}." if what else "Nothing to undo."

@@ -14,6 +14,14 @@ import gradio as gr
 from mega_pl.errors import MegaError
 from mega_pl.look.studio import Desk, Stopped, Studio
 
+MARKUP = frozenset("&<>!#$()*:@[\\]^_`{}~|")
+
+LINE = 300
+"""The most letters of a refusal."""
+
+SECONDS = 15
+"""How long a refusal is shown."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -35,16 +43,37 @@ def desk_of(studio: Studio, key: str, request: gr.Request) -> Desk:
     return studio.desk(key or str(request.session_hash))
 
 
+def literal(text: str, but: str = "") -> str:
+    """A text for where Markdown or HTML is shown, to be read as it is: what a bank or a run says is not trusted.
+
+    Args:
+        text: The text.
+        but: Signs that keep their meaning.
+
+    >>> literal("![x](http://a.b) <i>")
+    '&#33;&#91;x&#93;&#40;http&#58;//a.b&#41; &#60;i&#62;'
+    """
+    return "".join(f"&#{ord(sign)};" if sign in MARKUP and sign not in but else sign for sign in text)
+
+
+class Missing(MegaError):
+    """What a person has to say first."""
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Show what is refused as one line on the page, which goes on; work that was stopped ends without a word more."""
+    """Show what is refused as one line on the page, which goes on; work that was stopped ends without a word more.
+
+    A warning of Gradio's: its errors would hide the fields that a function was to fill.
+    """
     try:
         yield
     except Stopped:
         gr.Info("Stopped.")
     except (MegaError, OSError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        raise gr.Error(" ".join(reason.split()).strip("'\""), duration=None, print_exception=False) from error
+        line = " ".join(reason.split()).strip("'\"")
+        gr.Warning(literal(line if len(line) <= LINE else f"{line[:LINE]}…"), duration=SECONDS)
 
 
 def small(label: str, variant: Literal["primary", "secondary", "stop"] = "secondary", **options: Any) -> gr.Button:  # noqa: ANN401
@@ -56,7 +85,7 @@ def stop_button(studio: Studio, key: Any) -> gr.Button:  # noqa: ANN401
     """A button that stops the tab's work."""
 
     def stop(key: str, request: gr.Request) -> None:
-        desk_of(studio, key, request).stop.set()
+        desk_of(studio, key, request).stop()
 
     button = small("Stop")
     button.click(stop, key, None, show_progress="hidden", concurrency_limit=None)
@@ -98,7 +127,9 @@ table.bars caption { text-align: left; font-weight: 600; padding-bottom: .25rem 
 table.bars, table.bars * { border: 0 !important; background: none; color: inherit }
 table.bars th { text-align: left; font-weight: 400; padding: .125rem .5rem .125rem 0 }
 table.bars td { position: relative; padding: .125rem .375rem; width: 30%; font-variant-numeric: tabular-nums }
-table.bars span { position: absolute; left: 0; top: 10%; height: 80%; opacity: .3; border-radius: 2px }
+table.bars span { position: absolute; left: 0; top: 10%; height: 80%; opacity: .35; border-radius: 2px; min-width: 1px }
+.dark table.bars span { opacity: .75 }
+mark { background: #f2cc8f; color: #1f2937; padding: 0 .125rem; border-radius: 2px }
 table.bars .above { background: #2a6f97 }
 table.bars .below { background: #c44536 }
 #scores table { display: block; overflow-x: auto }

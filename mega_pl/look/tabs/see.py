@@ -10,7 +10,7 @@ import gradio as gr
 from mega_pl.attribution import SIGN_CLASSES
 from mega_pl.look.see import SIDES, Sight, see
 from mega_pl.look.studio import Desk, Studio
-from mega_pl.look.tabs.common import Part, desk_of, refusals, small, stop_button
+from mega_pl.look.tabs.common import Missing, Part, desk_of, literal, refusals, small, stop_button
 
 NEURONS = ["when", "block", "neuron", "nats", "activation", "signs"]
 CLASSES = ["block", "neuron", *SIGN_CLASSES]
@@ -44,10 +44,10 @@ def see_tab(studio: Studio, key: Any) -> Part:  # noqa: ANN401
     def on_look(edit_id: str | None, prompt: str, key: str, request: gr.Request) -> Iterator[Any]:
         desk = desk_of(studio, key, request)
         bank = desk.edits.bank
-        if bank is None or not edit_id:
-            raise gr.Error("Choose an edit; where there is none, make one under Edit.", print_exception=False)
 
         def task(show: Callable[[Sight], None]) -> None:
+            if bank is None or not edit_id:
+                raise Missing("Choose an edit; where there is none, make one under Edit.")
             see(studio.backbone, bank, edit_id, prompt, show)
 
         with refusals():
@@ -67,6 +67,6 @@ def _updates(seen: Sight) -> list[Any]:
     figures = [*seen.heads, None, None][:2]
     neurons = [[w, layer, n, round(i, 3), round(a, 2), sign] for w, layer, n, i, a, sign in seen.neurons]
     return [
-        "\n\n".join(seen.notes), seen.layers, *figures, seen.steering, neurons,
+        literal("\n\n".join(seen.notes)), seen.layers, *figures, seen.steering, neurons,
         gr.update(value=[list(row) for row in seen.classes], visible=bool(seen.classes)),
     ]  # fmt: skip
