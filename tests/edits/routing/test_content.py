@@ -103,6 +103,28 @@ def test_a_route_says_why(router, lab_backbone):
     logit = router.scopes.matcher.logits(torch.tensor([text])) + (rising if nats > 0 else falling) * nats
     assert float(logit.sigmoid()) == pytest.approx(born.confidence)
     assert float(logit) >= router.scopes.matcher.threshold
+    assert born.needed == pytest.approx(float(torch.tensor(router.scopes.matcher.threshold).sigmoid()))
+
+
+def test_a_route_names_the_nearest_edits_the_nearest_first(router, lab_backbone):
+    texts = ["Where was Marie Curie born?", "The mother tongue of Marie Curie is", "Marie Curie worked as a", "Hello"]
+    found = routes(router, lab_backbone, texts)
+    assert [list(route.candidates)[:1] for route in found] == [[0], [1], list(found[2].candidates)[:1], []]
+    for route in found[:3]:
+        assert set(route.candidates) == {0, 1}  # Marie Curie's
+        sure = list(route.candidates.values())
+        assert sure == sorted(sure, reverse=True)
+        assert route.confidence == sure[0]
+        assert (route.edit != NO_EDIT) == (route.confidence >= route.needed)
+
+
+def test_an_edits_own_wording_is_asked_whatever_noun_it_has(router, lab_backbone):
+    gave = request("gave", "{} was born in", "Albert Einstein", relation="P19")
+    text = "The mother of Albert Einstein gave birth in"
+    for phrasings in ((), ("The mother of {} gave birth in",)):
+        grown = router.add(lab_backbone, [replace(gave, phrasings=phrasings)])
+        asked = [text, "The mother of Albert Einstein is", "The mother of Albert Einstein was born in"]
+        assert [route.edit for route in routes(grown, lab_backbone, asked)] == [4, NO_EDIT, NO_EDIT]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
