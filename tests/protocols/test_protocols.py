@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from mega_pl import protocols
 from mega_pl.asking import BARE
-from mega_pl.protocols import PROTOCOLS, EvalRow, Protocol, get_protocol
+from mega_pl.protocols import PROTOCOLS, EvalRow, Mean, Protocol, get_protocol
 
 CONFIDENCE = [f"{kind}_{name}" for name in ("mean", "variation") for kind in ("prefix", "surface", "paraphrase")]
 COLUMNS: dict[str, list[str]] = {
@@ -149,6 +150,26 @@ def test_methods_are_compared_on_one_set_of_bare_answers(backbone, cases, editor
                 assert scores[other][name].bare == score.bare or score.n == 0, name
     if protocol.name != "sake":
         assert all(isinstance(row, EvalRow) for of_method in rows.values() for row in of_method)
+
+
+@EVERY
+def test_rows_say_what_each_answer_is_worth(backbone, cases, editors, protocol: AnyProtocol):
+    protocol = protocol.prepare(backbone, cases)
+    with editors[1].edit(backbone, [case.request for case in cases]) as edited:
+        rows = protocol.rows(backbone, edited, cases, protocol.bare(backbone, cases))
+    outcomes = [protocol.outcomes(row) for row in rows]
+    json.dumps(outcomes, allow_nan=False)
+    scores, checked = protocol.score(rows), 0
+    for name, measure in protocol.measures().items():
+        if not isinstance(measure, Mean) or measure.within or measure.deferred or not scores[name].n:
+            continue
+        worth: dict[str, list[float]] = {}
+        for row, of_row in zip(rows, outcomes, strict=True):
+            if name in of_row:
+                worth.setdefault(row.test.edit_id if measure.over == "edits" else "", []).append(of_row[name])
+        assert fmean(map(fmean, worth.values())) == pytest.approx(scores[name].value)
+        checked += 1
+    assert checked or protocol.name in ("confidence", "linearity", "residue")  # over more than a row
 
 
 @EVERY
