@@ -371,13 +371,11 @@ def test_a_call_without_a_command_is_told_all_commands(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as exit_:
         main(["--seed", "3"])
     assert exit_.value.code == 2
-    assert "{fit,validate,test,predict,attribute,compare,template,export}" in capsys.readouterr().err
+    assert "{fit,validate,test,predict,look,attribute,compare,template,export}" in capsys.readouterr().err
 
 
 def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    rule = (
-        "the command must be one of fit, validate, test, predict, attribute, compare, template, export, but got 'fi'."
-    )
+    rule = "the command must be one of fit, validate, test, predict, look, attribute, compare, template, export, but got 'fi'."
     assert refused(capsys, ["fi", "--config", "x.yaml"]) == f"error: {rule}"
 
 

@@ -86,7 +86,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     """A row as it is, if it can be one."""
     outcomes = row.get("outcomes", {}).values()
     if not all(isinstance(value, int | float) for value in outcomes):
-        raise ValueError(f"outcomes must be numbers, but got {row['outcomes']}")
+        raise MegaValueError(f"`outcomes` of a row must be numbers, but got {row['outcomes']}.")
     row.get("test", {}).items(), editor_of(row), texts_of(row)  # these refuse what is no row
     return row
 
