@@ -353,7 +353,7 @@ def test_a_site_that_the_architecture_lacks_is_refused(
 def test_help_lists_every_command_with_a_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(words)
     told = capsys.readouterr().out.splitlines()
-    commands = "fit validate test predict attribute compare template export".split()
+    commands = "fit validate test predict look attribute compare template export".split()
     assert f"{{{','.join(commands)}}}" in told[0]
     for command in commands:
         assert [line for line in told if re.fullmatch(rf"  {command} +[A-Z][^`]+\.", line)], command
@@ -375,8 +375,9 @@ def test_a_call_without_a_command_is_told_all_commands(capsys: pytest.CaptureFix
 
 
 def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    rule = "the command must be one of fit, validate, test, predict, look, attribute, compare, template, export, but got 'fi'."
-    assert refused(capsys, ["fi", "--config", "x.yaml"]) == f"error: {rule}"
+    known = "fit, validate, test, predict, look, attribute, compare, template, export"
+    rule = f"error: the command must be one of {known}, but got 'fi'."
+    assert refused(capsys, ["fi", "--config", "x.yaml"]) == rule
 
 
 def test_a_place_that_cannot_be_written_is_named(
