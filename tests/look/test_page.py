@@ -212,7 +212,7 @@ def test_a_run_is_opened_and_its_rows_are_filtered(opened: Callable[[], Page], r
     api.expect(tab.get_by_text('"prediction": "wrong"')).to_be_visible(timeout=PATIENCE)
 
 
-def test_nonsense_is_one_line_and_the_page_goes_on(opened: Callable[[], Page], tmp_path: Path) -> None:
+def test_nonsense_is_one_line_and_the_page_goes_on(opened: Callable[[], Page], run: Path, tmp_path: Path) -> None:
     tab = opened()
     tab.locator("#ask").click()
     refused(tab, "must not be empty")
@@ -241,6 +241,17 @@ def test_nonsense_is_one_line_and_the_page_goes_on(opened: Callable[[], Page], t
     write(tab, "#new", "word " * 300)
     tab.locator("#fit").click()
     refused(tab, "must have at most 256 tokens together")
+    write(tab, "#new", "Rome")
+    for place, text, reason in (
+        ("#true", "Rome", "must differ from"),
+        ("#aliases", "Norway", "must not be the subject of another edit"),
+        ("#phrasings", "nothing of it", "exactly one"),
+        ("#edit_id", "../../etc", "no way out of a folder"),
+    ):
+        write(tab, place, text)
+        tab.locator("#fit").click()
+        refused(tab, reason)
+        write(tab, place, "")
     write(tab, "#subject", "![x](http://198.51.100.8/a.png) <img src=http://198.51.100.8/b.png>")
     write(tab, "#new", "Rome")
     tab.locator("#fit").click()
@@ -268,4 +279,11 @@ def test_nonsense_is_one_line_and_the_page_goes_on(opened: Callable[[], Page], t
     go(tab, "Results")
     tab.locator("#open").click()
     refused(tab, "must hold metrics.json")
+    choose(tab, "#run", str(run))
+    tab.locator("#open").click()
+    shows(tab, "#row_count", "2 of 2 rows")
+    write(tab, "#row_words", "((( \\")
+    shows(tab, "#row_count", "0 of 2 rows")
+    go(tab, "Ask")
+    tab.locator("#tokens input[type=number]").fill("9999")
     ask(tab, "The capital of France is", "Berlin", "france answered")

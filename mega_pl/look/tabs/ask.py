@@ -47,7 +47,7 @@ def ask_tab(studio: Studio, key: Any, examples: Sequence[str]) -> Part:  # noqa:
             autofocus=True,
         )
         with gr.Column(scale=1, min_width=180):
-            tokens = gr.Slider(1, 200, 30, step=1, label="Tokens of an answer")
+            tokens = gr.Slider(1, 200, 30, step=1, label="Tokens of an answer", elem_id="tokens")
             chat = gr.Checkbox(
                 value=False,
                 label="Conversation",

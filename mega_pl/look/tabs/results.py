@@ -86,6 +86,6 @@ def results_tab(root: Path) -> tuple[gr.Dropdown, Callable[[], Any]]:
 
     opened = go.click(on_open, folder, [shown, scores, editor, measure, outcome, words])
     opened.success(on_filter, filters, [count, table, row])
-    gr.on([f.input for f in (editor, measure, outcome, words)], on_filter, filters, [count, table, row])
+    gr.on([editor.input, measure.input, outcome.input, words.change], on_filter, filters, [count, table, row])
     table.select(on_select, shown, row)
     return folder, lambda: gr.update(choices=runs(root))
