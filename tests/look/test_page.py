@@ -99,10 +99,10 @@ def write(tab: Page, place: str, text: str) -> None:
 
 
 def choose(tab: Page, place: str, text: str) -> None:
-    """Choose from a list by typing."""
+    """Choose from a list by typing and clicking."""
     tab.locator(f"{place} input").click()
     write(tab, place, text)
-    tab.keyboard.press("Enter")
+    tab.get_by_role("option", name=text, exact=True).first.click()
 
 
 def go(tab: Page, part: str) -> None:
