@@ -41,19 +41,22 @@ def _moves(maps: Mapping[Site, Transports], bank: EditBank, edits: list[int]) ->
     return {site: partial(of_site.apply, edit=index, strength=bank.strength) for site, of_site in maps.items()}
 
 
-def edit_importance(backbone: Backbone, bank: EditBank, edit_id: str) -> tuple[LayerImportance, LayerImportance]:
-    """Importances of layers for an edit's new and true object at its prompt, before and after the edit.
+def edit_importance(
+    backbone: Backbone, bank: EditBank, edit_id: str, prompt: str = ""
+) -> tuple[LayerImportance, LayerImportance]:
+    """Importances of layers for an edit's new and true object at a prompt, before and after the edit.
 
     Args:
         backbone: The bare model.
         bank: The edits.
         edit_id: Which of them.
+        prompt: Where to look; by default the edit's own.
 
     Raises:
         KeyError: If the bank has no such edit.
     """
     request = bank[edit_id]
-    prompts = [request.filled]
+    prompts = [prompt or request.filled]
     targets = [[backbone.answer_ids(request.filled, o)[0] for o in (request.target_new, request.target_true)]]
     before = layer_importance(backbone, prompts, targets)
     with bank.apply(backbone, edits=[edit_id]):

@@ -26,10 +26,11 @@ from mega_pl.look.studio import stoppable
 NEXT_TO_IT = 6
 """Questions beside an edit that are asked after its fit."""
 
-MARKS = {True: "✓", False: "✗", None: "? the model did not know it"}
-
 TOKENS = 8
 """Tokens of the answers to them."""
+
+MARKS = {True: "✓", False: "✗", None: "? the model did not know it"}
+"""Whether an answer is as it should be."""
 
 
 @dataclass(frozen=True)
@@ -215,15 +216,15 @@ def with_more(request: EditRequest, *, alias: str = "", phrasing: str = "") -> E
     """
     if alias.strip() and alias.strip() not in (request.subject, *request.aliases):
         request = replace(request, aliases=(*request.aliases, alias.strip()))
-    wording = templated(phrasing.strip(), request)
+    wording = templated(phrasing.strip(), request.subject, *request.aliases)
     if wording and wording not in (request.prompt, *request.phrasings):
         request = replace(request, phrasings=(*request.phrasings, wording))
     return request
 
 
-def templated(text: str, request: EditRequest) -> str:
-    """A text with `{}` where it names the subject of a request; one that has it is kept."""
-    for name in sorted((request.subject, *request.aliases), key=len, reverse=True):
+def templated(text: str, *names: str) -> str:
+    """A text with `{}` where it has one of some names, the longest first; one that has it already is kept."""
+    for name in sorted(names, key=len, reverse=True):
         places = find_all(text, name) if SLOT not in text else []
         if places:
             start, stop = places[0]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
-from mega_pl.attribution import SIGN_CLASSES, class_frequencies, head_importance, layer_importance, top_neurons
+from mega_pl.attribution import SIGN_CLASSES, class_frequencies, head_importance, top_neurons
 from mega_pl.attribution.figures import draw_edit, draw_heads, draw_steering
-from mega_pl.attribution.steering import steering_norms
+from mega_pl.attribution.steering import edit_importance, steering_norms
 from mega_pl.backbone import Backbone
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.errors import MegaValueError
@@ -76,26 +75,13 @@ def see(backbone: Backbone, bank: EditBank, edit_id: str, prompt: str, show: Cal
     return seen
 
 
-@contextmanager
-def _when(backbone: Backbone, bank: EditBank, edit_id: str, when: str) -> Iterator[None]:
-    """The bare model before, and the edited one after."""
-    if when == "before":
-        yield
-        return
-    with bank.apply(backbone, edits=[edit_id]):
-        yield
-
-
-def _targets(backbone: Backbone, request: EditRequest) -> list[int]:
-    """The first tokens of the new and of the old object."""
-    return [backbone.answer_ids(request.filled, o)[0] for o in (request.target_new, request.target_true)]
+def _target(backbone: Backbone, request: EditRequest) -> list[int]:
+    """The first token of the new object."""
+    return backbone.answer_ids(request.filled, request.target_new)[:1]
 
 
 def _layers(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
-    targets = [_targets(backbone, request)]
-    before = layer_importance(backbone, [prompt], targets)
-    with bank.apply(backbone, edits=[request.edit_id]):
-        after = layer_importance(backbone, [prompt], targets)
+    before, after = edit_importance(backbone, bank, request.edit_id, prompt)
     steered = [site.layer for site in bank.maps]
     note = _unlike_the_router(backbone, bank, request.edit_id, prompt)
     figure = draw_edit(before, after, names=(request.target_new, request.target_true), picked=steered)
@@ -116,8 +102,8 @@ def _unlike_the_router(backbone: Backbone, bank: EditBank, edit_id: str, prompt:
 def _heads(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
     scores = {}
     for when in SIDES:
-        with _when(backbone, bank, request.edit_id, when):
-            scores[when] = head_importance(backbone, [prompt], [_targets(backbone, request)[:1]]).heads[0, 0]
+        with bank.apply(backbone, edits=[request.edit_id if when == "after" else None]):
+            scores[when] = head_importance(backbone, [prompt], [_target(backbone, request)]).heads[0, 0]
     most = max(float(of.abs().max()) for of in scores.values())
     return replace(
         seen,
@@ -133,8 +119,8 @@ def _steering(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: 
 def _neurons(backbone: Backbone, bank: EditBank, request: EditRequest, prompt: str, seen: Sight) -> Sight:
     rows = []
     for when in SIDES:
-        with _when(backbone, bank, request.edit_id, when):
-            found = top_neurons(backbone, [prompt], [_targets(backbone, request)[:1]], NEURONS)
+        with bank.apply(backbone, edits=[request.edit_id if when == "after" else None]):
+            found = top_neurons(backbone, [prompt], [_target(backbone, request)], NEURONS)
         signs = [""] * NEURONS if found.signs is None else [SIGN_CLASSES[i] for i in found.signs[0, 0].tolist()]
         columns = (found.layer, found.neuron, found.importance, found.activation)
         rows += [(when, *row) for row in zip(*(c[0, 0].tolist() for c in columns), signs, strict=False)]

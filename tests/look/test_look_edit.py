@@ -123,12 +123,10 @@ def test_what_a_person_should_know_is_told(lab: Backbone, bank: EditBank) -> Non
 
 
 def test_templates_take_the_longest_name() -> None:
-    request = EditRequest(
-        prompt="{} is", subject="York", target_new="a", target_true="b", aliases=("New York", "Big Apple")
-    )
-    assert templated("In New York there is", request) == "In {} there is"
-    assert templated("{} and York", request) == "{} and York"
-    assert templated("Nowhere", request) == "Nowhere"
+    names = ("York", "New York", "Big Apple")
+    assert templated("In New York there is", *names) == "In {} there is"
+    assert templated("{} and York", *names) == "{} and York"
+    assert templated("Nowhere", *names) == "Nowhere"
 
 
 def test_passes_are_counted(lab: Backbone) -> None:

@@ -91,7 +91,7 @@ def bank_tab(studio: Studio, key: Any) -> tuple[Part, gr.Button, gr.Dropdown]:  
                 raise Missing(f"{folder} holds another bank; load it first, or name another folder.")
             bank.save_pretrained(place)
             desk.folders.add(place)
-            off = f" {counted(len(desk.edits.off), 'edit')} that is off here is on there." if desk.edits.off else ""
+            off = f" On there, though off here: {counted(len(desk.edits.off), 'edit')}." if desk.edits.off else ""
             return f"Saved.{off} In Python:\n{USE.format(model=studio.backbone.name, place=place.as_posix())}"
         return ""
 

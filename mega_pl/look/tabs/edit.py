@@ -11,7 +11,7 @@ import gradio as gr
 from mega_pl.data.relations import relations
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.request import SLOT
-from mega_pl.functional.text import canonical, find_all
+from mega_pl.functional.text import canonical
 from mega_pl.look.edit import Suggestions, check, counted_passes, doubts, lines, put, replaced, rows, suggest, templated
 from mega_pl.look.studio import Studio
 from mega_pl.look.tabs.common import Missing, Part, desk_of, literal, refusals, small, stop_button
@@ -83,7 +83,7 @@ def edit_tab(studio: Studio, key: Any) -> tuple[Part, list[Any]]:  # noqa: ANN40
     def on_suggest(subject: str, relation: str | None, prompt: str, aliases: str, key: str, request: gr.Request) -> Any:  # noqa: ANN401
         def task(show: Callable[[Suggestions], None]) -> None:
             _check(subject, relation, prompt)
-            show(suggest(backbone, subject, _wording(prompt, subject), relation or ""))
+            show(suggest(backbone, subject, templated(prompt.strip(), subject.strip()), relation or ""))
 
         with refusals():
             for found in studio.work(desk_of(studio, key, request), task):
@@ -147,7 +147,7 @@ def _request(studio: Studio, bank: EditBank | None, fields: Sequence[str]) -> Ed
     _check(subject, relation, prompt)
     if not new.strip():
         raise Missing("Say the new object.")
-    prompt = _wording(prompt, subject)
+    prompt = templated(prompt.strip(), subject.strip())
     if not prompt or not true.strip():
         found = suggest(studio.backbone, subject, prompt, relation)
         prompt, true = found.prompt, true.strip() or found.target_true
@@ -159,13 +159,9 @@ def _request(studio: Studio, bank: EditBank | None, fields: Sequence[str]) -> Ed
         other = bank[request.edit_id]
         if canonical(other.subject) != canonical(request.subject):
             raise Missing(f"{request.edit_id} is the name of an edit of {other.subject}; take another one.")
-    return EditRequest(**{**vars(request), "phrasings": tuple(templated(line, request) for line in lines(phrasings))})
-
-
-def _wording(prompt: str, subject: str) -> str:
-    """A wording with `{}` for the subject that it names."""
-    places = find_all(prompt, subject.strip(), case=True) if SLOT not in prompt else []
-    return f"{prompt[: places[0][0]]}{SLOT}{prompt[places[0][1] :]}".strip() if places else prompt.strip()
+    return EditRequest(
+        **{**vars(request), "phrasings": tuple(templated(line, subject, *lines(aliases)) for line in lines(phrasings))}
+    )
 
 
 def _check(subject: str, relation: str | None, prompt: str) -> None:
