@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from mega_pl import EditBank, fit, load
-from mega_pl.attribution import SIGN_CLASSES, top_neurons
+from mega_pl.attribution import SIGN_CLASSES, head_importance, top_neurons
 from mega_pl.backbone import Backbone
 from mega_pl.errors import MegaKeyError, MegaValueError
 from mega_pl.look.see import NEURONS, Sight, see
@@ -35,6 +36,19 @@ def test_neurons_are_those_of_the_bare_and_of_the_edited_model(lab: Backbone, ba
             (when, *pair) for pair in zip(found.layer[0, 0].tolist(), found.neuron[0, 0].tolist(), strict=True)
         ]
     assert [row[:3] for row in seen.neurons] == expected
+
+
+def test_heads_are_those_of_the_bare_and_of_the_edited_model_on_one_scale(lab: Backbone, bank: EditBank) -> None:
+    prompt = bank["france"].filled
+    before, after = see(lab, bank, "france", "", lambda _: None).heads
+    limits = set()
+    for figure, edit in ((before, None), (after, "france")):
+        with bank.apply(lab, edits=[edit]):
+            scores = head_importance(lab, [prompt], [lab.answer_ids(prompt, "Berlin")[:1]]).heads[0, 0]
+        (image,) = figure.axes[0].images
+        assert torch.allclose(torch.tensor(image.get_array()), scores.T, atol=1e-4)
+        limits.add(image.get_clim())
+    assert len(limits) == 1
 
 
 def test_gated_neurons_have_classes_that_add_up() -> None:
