@@ -12,6 +12,7 @@ from mega_pl.editors.contexts import sample_contexts
 from mega_pl.editors.memit import check_layers, check_straight, spread_writing
 from mega_pl.editors.mom2 import Mom2Config, second_moments
 from mega_pl.editors.protocol import WeightEditor, Writing
+from mega_pl.editors.store import Store
 from mega_pl.editors.values import ValueConfig
 from mega_pl.errors import MegaValueError
 
@@ -55,10 +56,15 @@ class AlphaEdit(WeightEditor):
         W <- W + R K^T P (K_p K_p^T P + K K^T P + L2 I)^{-1},
 
     and so W k stays what it was for every input k that P takes to zero.
+
+    Args:
+        config: Settings.
+        folder: Where what is added to outputs is kept, for what needs the same: MEMIT's and AlphaEdit's are one.
     """
 
     name: ClassVar[str] = "alphaedit"
     config: AlphaEditConfig
+    folder: str | None = field(default=None, repr=False)
     _known: "WeakKeyDictionary[Backbone, _Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     def writing(self, backbone: Backbone) -> Writing:
@@ -79,7 +85,9 @@ class AlphaEdit(WeightEditor):
             earlier[layer] = everything
             return free @ null_space_step(everything, len(keys), self.config.L2)
 
-        return spread_writing(backbone, self.config.layers, self.config.value, known.contexts, solve)
+        return spread_writing(
+            backbone, self.config.layers, self.config.value, known.contexts, solve, Store(self.folder)
+        )
 
 
 def null_space_step(keys: Tensor, count: int, ridge: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from mega_pl.asking import Edited
 from mega_pl.asking.batches import encoded_ids
 from mega_pl.backbone import Backbone, Site, each_pass, until
 from mega_pl.editors.protocol import Editor, Routed
+from mega_pl.editors.store import Store, of_model
 from mega_pl.editors.values import answer_log_probabilities
 from mega_pl.editors.weights import Projection
 from mega_pl.edits import NO_EDIT, EditRequest, Route, RoutedEdits, check_requests
@@ -53,10 +54,15 @@ class Grace(Editor):
     A key is the input at an edit prompt's last token; its value is trained to make the model write the new object.
     Edits whose prompts lie near each other share a key if they have one object, and halve the distance between them if
     not (algorithm 1 of arXiv:2211.11031).
+
+    Args:
+        config: Settings.
+        folder: Where values are kept, for what needs the same.
     """
 
     name: ClassVar[str] = "grace"
     config: GraceConfig
+    folder: str | None = field(default=None, repr=False)
 
     @contextmanager
     def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
@@ -69,10 +75,15 @@ class Grace(Editor):
         check_requests(requests)
         projection = Projection.of(backbone, self.config.layer)
         book = CodeBook(backbone, self.config.layer, self.config.eps)
+        own = [edit for edit, request in enumerate(requests) if book.add(edit, request)]
+        of = ["grace", *of_model(backbone), asdict(self.config)]
+        found = Store(self.folder).each(
+            [[*of, asdict(requests[edit])] for edit in own],
+            lambda i: ({"value": train_value(backbone, projection, requests[own[i]], self.config)}, None),
+            "values",
+        )
         values = torch.zeros(len(requests), projection.outputs)
-        for edit, request in enumerate(requests):
-            if book.add(edit, request):
-                values[edit] = train_value(backbone, projection, request, self.config)
+        values[own] = torch.stack([tensors["value"].cpu() for tensors, _ in found])
         use = RoutedEdits(backbone, [request.edit_id for request in requests], book, _steer(projection, values))
         with each_pass(backbone.model, use.read):
             yield Routed(use)

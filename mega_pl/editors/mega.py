@@ -13,10 +13,13 @@ from filelock import FileLock
 from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
 from mega_pl.editors.protocol import Editor, Routed
+from mega_pl.editors.store import Content, Store
 from mega_pl.edits import ContentRouter, EditBank, EditRequest, check_requests
 from mega_pl.edits.storage import CONFIG
 from mega_pl.errors import MegaValueError
-from mega_pl.fitting import FitConfig, fit, settings
+from mega_pl.fitting import EditFitter, FitConfig, fit, settings
+from mega_pl.fitting.checkpoint import identity
+from mega_pl.fitting.shards import edits_from, edits_state
 
 Routing = Literal["own", "oracle", "subject", "relation", "always"]
 
@@ -31,7 +34,8 @@ class Mega(Editor):
             tells (`sake` does); the router by the subject's name or by the relation alone; the router without the
             choice to stay silent.
         guard: Whether the old object is kept from coming back in what is written.
-        folder: Where banks are kept, so that rows that differ in routing and guard alone share their fits.
+        folder: Where fitted edits and banks are kept, so that rows that differ in routing and guard alone share their
+            fits, and sets of edits those of the edits that they share.
     """
 
     name: ClassVar[str] = "mega"
@@ -77,5 +81,18 @@ class Mega(Editor):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # another process may be fitting the same edits for another row
             if not (path / CONFIG).is_file():  # the last file that a save leaves
-                fit(backbone, requests, self.config).save_pretrained(path)
+                self._fitted(backbone, requests).save_pretrained(path)
         return EditBank.from_pretrained(str(path))
+
+    def _fitted(self, backbone: Backbone, requests: Sequence[EditRequest]) -> EditBank:
+        """A bank of edits, of which only those are fitted that the folder does not hold."""
+        fitter = EditFitter(backbone, self.config)
+        of = ["mega", identity(fitter), str(backbone.dtype)]
+
+        def make(i: int) -> Content:
+            records, tensors = edits_state(fitter.update([requests[i]]))
+            return tensors, records
+
+        found = Store(self.folder).each([[*of, asdict(request)] for request in requests], make, "edits")
+        fitter.keep(edit for tensors, records in found for edit in edits_from(records, tensors))
+        return fitter.bank([request.edit_id for request in requests])

@@ -13,7 +13,8 @@ from mega_pl.backbone import Backbone, Site, record, steer
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
 from mega_pl.editors.mom2 import FactoredMoment, Mom2Config, factored_moments
 from mega_pl.editors.protocol import WeightEditor, Writing
-from mega_pl.editors.values import Shifted, ValueConfig, find_shift
+from mega_pl.editors.store import Store
+from mega_pl.editors.values import Shifted, ValueConfig, stored_shifts
 from mega_pl.editors.weights import Projection
 from mega_pl.edits import EditRequest
 from mega_pl.errors import MegaValueError
@@ -52,10 +53,15 @@ class Memit(WeightEditor):
     inputs, and R (D, E) what is left between z and the output as it is by now (algorithm 1 of arXiv:2210.07229):
 
         W <- W + R / (n - i) K^T (mom2_update_weight * C + K K^T)^{-1}.
+
+    Args:
+        config: Settings.
+        folder: Where what is added to outputs is kept, for what needs the same: AlphaEdit's and MEMIT's are one.
     """
 
     name: ClassVar[str] = "memit"
     config: MemitConfig
+    folder: str | None = field(default=None, repr=False)
     _known: "WeakKeyDictionary[Backbone, _Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     def writing(self, backbone: Backbone) -> Writing:
@@ -71,7 +77,9 @@ class Memit(WeightEditor):
         def solve(layer: int, keys: Tensor) -> Tensor:
             return _adjusted(keys, known.moments[layer], weight)
 
-        return spread_writing(backbone, self.config.layers, self.config.value, known.contexts, solve)
+        return spread_writing(
+            backbone, self.config.layers, self.config.value, known.contexts, solve, Store(self.folder)
+        )
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,7 @@ def spread_writing(
     value: ValueConfig,
     contexts: tuple[str, ...],
     solve: Callable[[int, Tensor], Tensor],
+    store: Store,
 ) -> Writing:
     """Writing of edits that is spread over the projections of some blocks.
 
@@ -133,24 +142,23 @@ def spread_writing(
         contexts: Texts to put before prompts.
         solve: From a block and the edits' inputs (E, F) of its projection to what they are multiplied with, (F, E)
             float64: the block's weight moves by ``R / (n - i)`` times its transpose.
+        store: Where shifts are kept.
     """
     projections = {layer: Projection.of(backbone, layer) for layer in layers}
-    site = Site(layers[-1], "resid_post")
+    site, weights = Site(layers[-1], "resid_post"), [projection.weight for projection in projections.values()]
 
     def write(requests: Sequence[EditRequest]) -> None:
         asked = [Asked.of(request, contexts) for request in requests]
         _, start = _at_subjects(backbone, projections[site.layer], site, asked)
-        shifts = [
-            find_shift(backbone, request, contexts, value, h, stream_shift(backbone, site.layer))
-            for request, h in zip(requests, start, strict=True)
-        ]
-        aim = start.double() + torch.stack(shifts).double()
+        add = stream_shift(backbone, site.layer)
+        shifts = stored_shifts(store, str(site), weights, backbone, requests, contexts, value, start, add)
+        aim = start.double() + shifts.double()
         for i, (layer, projection) in enumerate(projections.items()):
             keys, now = _at_subjects(backbone, projection, site, asked)
             residual = (aim - now.double()) / (len(projections) - i)
             projection.add(residual.T @ solve(layer, keys).T)
 
-    return Writing([projection.weight for projection in projections.values()], write)
+    return Writing(weights, write)
 
 
 def stream_shift(backbone: Backbone, layer: int) -> Shifted:

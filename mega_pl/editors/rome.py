@@ -13,7 +13,8 @@ from mega_pl.backbone import Backbone
 from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
 from mega_pl.editors.mom2 import FactoredMoment, Mom2Config, factored_moments
 from mega_pl.editors.protocol import WeightEditor, Writing
-from mega_pl.editors.values import ValueConfig, find_shift
+from mega_pl.editors.store import Store
+from mega_pl.editors.values import ValueConfig, stored_shifts
 from mega_pl.editors.weights import Projection
 from mega_pl.edits import EditRequest
 
@@ -43,21 +44,26 @@ class Rome(WeightEditor):
         u = C^{-1} k / |C^{-1} k|,    W <- W + d u^T / (k0 . u),
 
     d the shift that makes the model say the new object. In the bare prompt the output is then v0 + d.
+
+    Args:
+        config: Settings.
+        folder: Where shifts are kept, for what needs the same.
     """
 
     name: ClassVar[str] = "rome"
     config: RomeConfig
+    folder: str | None = field(default=None, repr=False)
     _known: "WeakKeyDictionary[Backbone, _Known]" = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     def writing(self, backbone: Backbone) -> Writing:
         """One projection's weight; see `WeightEditor`."""
-        projection = Projection.of(backbone, self.config.layer)
+        projection, store = Projection.of(backbone, self.config.layer), Store(self.folder)
         if backbone not in self._known:
             self._known[backbone] = _Known.of(backbone, self.config)
 
         def write(requests: Sequence[EditRequest]) -> None:
             for request in requests:
-                _insert(backbone, projection, request, self._known[backbone], self.config.value)
+                _insert(backbone, projection, request, self._known[backbone], self.config.value, store)
 
         return Writing([projection.weight], write)
 
@@ -78,10 +84,25 @@ class _Known:
 
 
 def _insert(
-    backbone: Backbone, projection: Projection, request: EditRequest, known: _Known, config: ValueConfig
+    backbone: Backbone,
+    projection: Projection,
+    request: EditRequest,
+    known: _Known,
+    config: ValueConfig,
+    store: Store,
 ) -> None:
     keys, values = at_subject(backbone, projection, Asked.of(request, known.contexts))
-    shift = find_shift(backbone, request, known.contexts, config, values[0], projection.shifted)
+    (shift,) = stored_shifts(
+        store,
+        "projection",
+        [projection.weight],
+        backbone,
+        [request],
+        known.contexts,
+        config,
+        values[:1],
+        projection.shifted,
+    )
     direction = key_direction(keys, known.mom2)
     projection.add(torch.outer(shift.double() / (keys[0].double() @ direction), direction))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mega_pl.asking import Edited, final_states
 from mega_pl.backbone import Backbone, each_pass
 from mega_pl.editors.protocol import Editor, Routed
+from mega_pl.editors.store import Store, of_model
 from mega_pl.edits import EditRequest, RoutedEdits, check_requests
 from mega_pl.edits.routing import CentreRouter, Prompts
 from mega_pl.edits.routing.runtime import Steer
@@ -64,10 +65,16 @@ class SakeConfig:
 
 @dataclass(frozen=True, eq=False)
 class Sake(Editor):
-    """Moves the output of the final norm at the prompt's last token by the map of the edit that its router chooses."""
+    """Moves the output of the final norm at the prompt's last token by the map of the edit that its router chooses.
+
+    Args:
+        config: Settings.
+        folder: Where maps are kept, for what needs the same.
+    """
 
     name: ClassVar[str] = "sake"
     config: SakeConfig = field(default_factory=SakeConfig)
+    folder: str | None = field(default=None, repr=False)
 
     @contextmanager
     def edit(self, backbone: Backbone, requests: Sequence[EditRequest]) -> Iterator[Edited]:
@@ -78,7 +85,13 @@ class Sake(Editor):
         """
         check_requests(requests)
         router = _fit_router(backbone, requests, self.config)
-        maps = stack([fit_map(backbone, request, self.config) for request in requests]).cast(device=backbone.device)
+        of = ["sake", *of_model(backbone), asdict(self.config)]
+        found = Store(self.folder).each(
+            [[*of, asdict(request)] for request in requests],
+            lambda i: (vars(fit_map(backbone, requests[i], self.config)), None),
+            "maps",
+        )
+        maps = stack([Transport(**tensors) for tensors, _ in found]).cast(device=backbone.device)
         use = RoutedEdits(backbone, [request.edit_id for request in requests], router, _steer(backbone, maps))
         with each_pass(backbone.model, use.read):
             yield Routed(use)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mega_pl.backbone import Backbone, Encoded
 from mega_pl.editors.contexts import Asked, Lengths, subject_positions
+from mega_pl.editors.store import Store, of_model
 from mega_pl.edits import EditRequest
 from mega_pl.errors import MegaValueError
 
@@ -156,3 +157,36 @@ def find_shift(
             with torch.no_grad():
                 shift *= (config.clamp_norm_factor * length / shift.norm()).clamp(max=1.0)
     return shift.detach()
+
+
+def stored_shifts(
+    store: Store,
+    place: str,
+    weights: Sequence[Tensor],
+    backbone: Backbone,
+    requests: Sequence[EditRequest],
+    contexts: Sequence[str],
+    config: ValueConfig,
+    starts: Tensor,
+    shifted: Shifted,
+) -> Tensor:
+    """The shifts (E, D), float32, of E edits by `find_shift`, each by itself, as far as a store does not hold them.
+
+    Args:
+        store: Where shifts are kept.
+        place: Where in the model the shift is added, in words.
+        weights: Those that may have been edited by now.
+        backbone: See `find_shift`.
+        requests: The E edits.
+        contexts: See `find_shift`.
+        config: See `find_shift`.
+        starts: (E, D).
+        shifted: See `find_shift`.
+    """
+    of = ["shift", place, *of_model(backbone, weights), list(contexts), asdict(config)]
+    found = store.each(
+        [[*of, asdict(request)] for request in requests],
+        lambda i: ({"shift": find_shift(backbone, requests[i], contexts, config, starts[i], shifted)}, None),
+        "shifts",
+    )
+    return torch.stack([tensors["shift"].to(starts.device) for tensors, _ in found])

@@ -25,7 +25,7 @@ def fit_state(fitter: EditFitter, folder: Path | None, *, saved: bool = False) -
         saved: Whether the bank of all edits lies in the folder.
     """
     state: dict[str, Any] = {
-        "fit": _identity(fitter),
+        "fit": identity(fitter),
         "router": asdict(fitter.config.router),
         "folder": None if folder is None else str(folder),
     }
@@ -53,7 +53,7 @@ def restore_fit(fitter: EditFitter, state: dict[str, Any], folder: Path | None) 
     Raises:
         ValueError: Naming the first thing that is not as it was, or a file that is missing or damaged.
     """
-    now = _identity(fitter)
+    now = identity(fitter)
     for name, value in state["fit"].items():
         if now[name] != value:
             raise MegaValueError(
@@ -77,7 +77,7 @@ def restore_fit(fitter: EditFitter, state: dict[str, Any], folder: Path | None) 
     return None
 
 
-def _identity(fitter: EditFitter) -> dict[str, Any]:
+def identity(fitter: EditFitter) -> dict[str, Any]:
     """What the maps of edits hang on, besides their requests."""
     config = fitter.config
     return {

@@ -5,10 +5,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-from mega_pl.editors import Mega, mega
+from mega_pl.editors import Mega
 from mega_pl.editors.protocol import Routed
 from mega_pl.edits import RouterConfig
-from mega_pl.fitting import FitConfig, MapConfig, PromptConfig, fit
+from mega_pl.fitting import EditFitter, FitConfig, MapConfig, PromptConfig, fit
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, last_logits
 
 REQUESTS = [FRANCE, GERMANY, DARRIEUX]
@@ -52,7 +52,7 @@ def test_rows_that_differ_in_routing_share_a_fit(backbone, tmp_path, monkeypatch
     prompts = [request.filled for request in REQUESTS]
     with Mega(CONFIG, folder=str(tmp_path)).edit(backbone, REQUESTS):
         wanted = last_logits(backbone, *prompts)
-    monkeypatch.setattr(mega, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(EditFitter, "bank", lambda *_: pytest.fail("fitted again"))
     with Mega(CONFIG, folder=str(tmp_path)).edit(backbone, REQUESTS) as edited:
         assert torch.equal(last_logits(backbone, *prompts), wanted)
         last_logits(backbone, "He works as a", "The capital of Spain is")
@@ -79,8 +79,9 @@ def test_a_bank_that_is_half_there_is_fitted_anew_and_one_that_is_being_fitted_i
     editor = Mega(CONFIG, folder=str(tmp_path))
     with editor.edit(backbone, REQUESTS):
         wanted = last_logits(backbone, FRANCE.filled)
-    (bank,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    (bank / "edit_config.json").unlink()  # what a killed save leaves
+    (config,) = tmp_path.glob("*/edit_config.json")
+    config.unlink()  # what a killed save leaves
+    bank = config.parent
     lock, states = FileLock(f"{bank}.lock"), []
     lock.acquire()
 
