@@ -379,11 +379,11 @@ def change_config(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("version", [1, 3, "4"])
+@pytest.mark.parametrize("version", [1, 4, "5"])
 def test_unknown_versions_are_refused(tiny_backbone, tiny_bank, tmp_path, version):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, format_version=version)
-    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 4, but got {version!r}"):
+    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 5, but got {version!r}"):
         EditBank.from_pretrained(folder)
 
 

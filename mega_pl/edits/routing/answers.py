@@ -1,13 +1,14 @@
 """What the bare model is about to say, as evidence that a question is an edit's.
 
-A model that knows a fact is about to say its object where the fact is asked, however it is asked, and nowhere else.
-With p(o | prompt) the probability of the first token of the true object o, and p0(o) its mean over other questions
-about the same subject, so that what the subject brings to mind anyway does not count,
+A model that knows a fact is about to say its object where the fact is to be completed, however it is put, and nowhere
+else. With p(o | prompt) the probability of the first token of the true object o, and p0(o) its mean over other
+questions about the same subject, so that what the subject brings to mind anyway does not count,
 
     a = log p(o | prompt) - log p0(o),
 
 between two bounds; above 0 it speaks for the edit, below 0 against it, each with a weight of its own. What they are
-worth depends on what the model knows, and is learned from it: `trials` says how.
+worth depends on what the model knows, and is learned from it: `trials` says how. A reply may begin with any word; where
+a prompt awaits one, the text alone decides.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ class AnswerEvidence:
         tokens: (E,) long, the first token of each edit's true object.
         base: (E,) its log-probability, averaged over other questions about the edit's subject.
         weights: What a nat of evidence counts for an edit and against it.
+        threshold: Of all evidence together, from which on an edit answers.
     """
 
     tokens: Tensor
     base: Tensor
     weights: tuple[float, float]
+    threshold: float
 
     def __call__(self, log_probs: Tensor, edits: Tensor, spared: Tensor) -> Tensor:
-        """The evidence (N, 2) for and against N pairs of a prompt and an edit.
+        """The evidence (N, 2) for and against N pairs of a prompt that its object may complete and an edit.
 
         Args:
             log_probs: (N,) of the edit's token after the prompt.

@@ -18,7 +18,7 @@ from mega_pl.edits.routing.answers import AnswerEvidence
 from mega_pl.edits.routing.calibration import fit_matcher
 from mega_pl.edits.routing.matcher import EVIDENCE, Relation, RelationMatcher, matcher_from, matcher_state
 from mega_pl.edits.routing.phrases import PHRASINGS, NounPhrases
-from mega_pl.edits.routing.question import Question, last_questions, sentences_of
+from mega_pl.edits.routing.question import Question, awaits_reply, last_questions, sentences_of
 from mega_pl.edits.routing.router import CANDIDATES, NO_EDIT, Prompts, Route, Router, rest
 from mega_pl.edits.routing.scope import Scopes
 from mega_pl.edits.routing.subjects import SubjectFinder, names_of
@@ -147,7 +147,7 @@ class ContentRouter:
         )
         if not config.answer:
             return router
-        answers, heard = hear(
+        answers = hear(
             backbone,
             requests,
             router.scopes,
@@ -156,7 +156,7 @@ class ContentRouter:
             false_alarms=config.false_alarms,
             recall=config.recall,
         )
-        return replace(router, answers=answers, scopes=replace(router.scopes, matcher=heard))
+        return replace(router, answers=answers)
 
     def add(self, backbone: Backbone, requests: Sequence[EditRequest]) -> ContentRouter:
         """The router that knows more edits besides; earlier ones keep their places."""
@@ -250,17 +250,21 @@ class ContentRouter:
         points = self.scopes.matcher.space(self.config.vectors(prompts.backbone)(forms))
         evidence, spared = self.scopes.evidence(points, forms, [(form, edit) for _, _, form, edit in pairs])
         logits, heard = self.scopes.matcher.logits(evidence), torch.zeros(len(pairs), 2)
-        if self.answers is not None and self.config.subject:
-            row = {i: n for n, i in enumerate(dict.fromkeys(i for i, *_ in pairs))}
-            log_probs = prompts.log_probs([rows[i] for i in row])
-            edits = torch.tensor([edit for *_, edit in pairs])
-            index = torch.tensor([row[i] for i, *_ in pairs])
-            heard = self.answers(log_probs[index, self.answers.tokens[edits]], edits, spared)
-            logits = logits + self.answers.logits(heard)
         known = torch.tensor([self.scopes.edits[edit].known for *_, edit in pairs])
-        passes = self.scopes.matcher.passes(logits, known) & logits.isfinite()  # a veto holds at any threshold
+        least = self.scopes.matcher.least(known)
+        completed = [i for i in dict.fromkeys(i for i, *_ in pairs) if not awaits_reply(prompts.turns[rows[i]])]
+        if self.answers is not None and self.config.subject and completed:
+            row = {i: n for n, i in enumerate(completed)}
+            among = torch.tensor([n for n, (i, *_) in enumerate(pairs) if i in row])
+            log_probs = prompts.log_probs([rows[i] for i in completed])
+            edits = torch.tensor([edit for *_, edit in pairs])[among]
+            index = torch.tensor([row[i] for i, *_ in pairs if i in row])
+            heard[among] = self.answers(log_probs[index, self.answers.tokens[edits]], edits, spared[among])
+            logits = logits + self.answers.logits(heard)
+            least[among] = self.scopes.matcher.at(self.answers.threshold).least(known[among])
+        passes = (logits >= least) & logits.isfinite()  # a veto holds at any threshold
         passes |= torch.tensor(forced or not self.config.relation)
-        confidences, needed = logits.sigmoid().tolist(), self.scopes.matcher.least(known).sigmoid().tolist()
+        confidences, needed = logits.sigmoid().tolist(), least.sigmoid().tolist()
         nearest: dict[int, dict[int, int]] = {}  # by prompt and edit the best pair, the best edit first
         for n in reversed(logits.argsort(stable=True).tolist()):
             nearest.setdefault(pairs[n][0], {}).setdefault(pairs[n][3], n)
@@ -298,6 +302,7 @@ class ContentRouter:
             "scopes": scopes,
             "phrasings": [list(of_relation) for of_relation in self.phrases.phrasings],
             "answer_weights": self.answers and list(self.answers.weights),
+            "answer_threshold": self.answers and self.answers.threshold,
         }, tensors
 
     @classmethod
@@ -338,6 +343,7 @@ class ContentRouter:
             raise MegaValueError("`weights` and `answer_weights` of the router must be at least 0, but one is not.")
         if heard is None:
             return names
+        member(state, "answer_threshold", float)
         tensor(tensors, "router.answer_base", count)
         tokens = tensor(tensors, "router.answer_tokens", count, dtype=torch.int64)
         check_indices("router.answer_tokens", [tokens.tolist()], vocab)
@@ -349,7 +355,9 @@ class ContentRouter:
     ) -> ContentRouter:
         """The router again."""
         matcher, weights = matcher_from(config["matcher"], tensors), config["answer_weights"]
-        answers = weights and AnswerEvidence(tensors["answer_tokens"], tensors["answer_base"], tuple(weights))
+        answers = weights and AnswerEvidence(
+            tensors["answer_tokens"], tensors["answer_base"], tuple(weights), config["answer_threshold"]
+        )
         return cls(
             config=RouterConfig(**config["config"]),
             requests=tuple(requests),

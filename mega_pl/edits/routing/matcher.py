@@ -153,10 +153,6 @@ class RelationMatcher:
         """The weighted sum (N,) of evidence (N, 6), whose logistic function is the probability of the edit."""
         return (evidence * self.weights).sum(1) + self.bias
 
-    def passes(self, logits: Tensor, known: Tensor) -> Tensor:
-        """Whether an edit answers (N,), from `logits` and whether its relation is known (N,) bool."""
-        return logits >= self.least(known)
-
     def least(self, known: Tensor) -> Tensor:
         """The logits (N,) from which on edits answer, by whether their relation is known (N,) bool."""
         return torch.where(known, self.threshold, self.open_threshold)

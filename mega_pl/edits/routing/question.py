@@ -26,6 +26,7 @@ _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'])(?:[^\W\d_]|Mr|Mrs|Ms|Dr|St|Prof|Jr|Sr|vs|No|Mt|Ft|Inc|Ltd|Co|Corp|Gen|Sen)\.$"
 )
 _LABEL = re.compile(r"[\"'(]*\w+\s*[:：]")
+_REPLY = re.compile(r"(?:^|[?？]|(?:^|\n|[.!?…？！。]\s*)[\"'(]*\w+\s*[:：])[\"')\]]*$")
 _STATEMENT = re.compile(r"[.!…。！][\"')\]]*$")
 _REQUEST = re.compile(
     r"(?:please |now |so |and |then )*(?:tell|say|name|give|answer|complete|state|list|explain|describe|write)\b",
@@ -122,6 +123,18 @@ def last_questions(turns: Sequence[str], finder: SubjectFinder) -> list[Question
         return list(_named(antecedent, finder, "again"))
     pronoun = _PRONOUN.search(last.text)
     return list(_pronominal(last, antecedent, finder, pronoun)) if pronoun else []
+
+
+def awaits_reply(turns: Sequence[str]) -> bool:
+    """Whether a prompt's last question is to be answered, as in a chat or a quiz, and not completed by its object.
+
+    >>> awaits_reply(["Where was she born?", ""]), awaits_reply(["Where? A:"]), awaits_reply(["She was born in"])
+    (True, True, False)
+
+    Args:
+        turns: The texts of a conversation, or one text.
+    """
+    return bool(_REPLY.search(turns[-1].strip())) if turns else False
 
 
 def asks_again(text: str) -> bool:

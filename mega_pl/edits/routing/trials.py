@@ -1,4 +1,4 @@
-"""What a model's next token is worth as evidence, and the thresholds: learned from questions put to the model.
+"""What a model's next token is worth as evidence, and the threshold with it: learned from questions put to the model.
 
 Right are the wordings of some of the edits, each held out of what it is compared with. Wrong are questions about their
 subjects by other relations, whose references are held out in turn, as if the template bank did not hold them. The
@@ -18,7 +18,7 @@ from mega_pl.asking import next_log_probs
 from mega_pl.backbone import Backbone
 from mega_pl.edits.request import SLOT, EditRequest
 from mega_pl.edits.routing.answers import AnswerEvidence
-from mega_pl.edits.routing.matcher import RelationMatcher, masked
+from mega_pl.edits.routing.matcher import masked
 from mega_pl.edits.routing.scope import SAME, Scope, Scopes
 from mega_pl.edits.routing.vectors import Vectors
 from mega_pl.functional.logistic import fit_logistic
@@ -108,8 +108,8 @@ def hear(
     *,
     false_alarms: float,
     recall: float,
-) -> tuple[AnswerEvidence | None, RelationMatcher]:
-    """Learn what the next token is worth, and the thresholds for all evidence.
+) -> AnswerEvidence | None:
+    """Learn what the next token is worth, and the threshold of all evidence.
 
     Args:
         backbone: The bare model.
@@ -121,15 +121,15 @@ def hear(
         recall: Share of the right ones that should pass.
 
     Returns:
-        The evidence, None where no other question can be asked, and the matcher with its thresholds.
+        The evidence, or None where no other question can be asked.
     """
     sample = range(0, len(requests), max(1, len(requests) // SAMPLE))
     trials = [trial for edit in sample for trial in _trials(edit, requests[edit], scopes.edits[edit], phrasings)]
     right = torch.tensor([trial.right for trial in trials])
     if right.all():
-        return None, scopes.matcher
+        return None
     base = base_log_probs(backbone, requests, scopes.edits, phrasings)
-    answers = AnswerEvidence(first_tokens(backbone, requests), base, (0.0, 0.0))
+    answers = AnswerEvidence(first_tokens(backbone, requests), base, (0.0, 0.0), scopes.matcher.threshold)
     edits = torch.tensor([trial.edit for trial in trials])
     prompts = [trial.template.replace(SLOT, requests[trial.edit].subject) for trial in trials]
     log_probs = next_log_probs(backbone, prompts, answers.tokens[edits])
@@ -141,13 +141,12 @@ def hear(
         heard[free], right[free], offset=text[free], scale=nats, penalty=PENALTY / int(free.sum())
     )
     answers = replace(answers, weights=tuple(weights.tolist()))
-    threshold = scopes.matcher.threshold
     if int((~right).sum()) >= ENOUGH:
         logits = text + answers.logits(heard)
         low = float(logits[~right].clamp(min=LEAST).quantile(1 - false_alarms, interpolation="higher"))
         high = float(logits[right].quantile(1 - recall, interpolation="lower"))
-        threshold = max(low, low + CAUTION * (high - low))
-    return answers, scopes.matcher.at(threshold)
+        answers = replace(answers, threshold=max(low, low + CAUTION * (high - low)))
+    return answers
 
 
 def _others(request: EditRequest, scope: Scope) -> list[int]:

@@ -102,7 +102,7 @@ def passing(matcher, kept):
     right, hides = (torch.tensor([getattr(trial, name) for trial in kept["trials"]]) for name in ("right", "hides"))
     phrasings = {question for relation in relations().values() for question in masked(relation.phrasings)}
     whole = torch.tensor([kept["questions"].texts[trial.question] in phrasings for trial in kept["trials"]])
-    passes = matcher.passes(logits, ~(right & hides))
+    passes = logits >= matcher.least(~(right & hides))
     groups = (hides & ~right & whole, ~hides & ~right & whole, right & ~hides, right & hides)
     return [float(passes[rows].float().mean()) for rows in groups]
 

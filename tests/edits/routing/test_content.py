@@ -102,8 +102,8 @@ def test_a_route_says_why(router, lab_backbone):
     rising, falling = router.answers.weights
     logit = router.scopes.matcher.logits(torch.tensor([text])) + (rising if nats > 0 else falling) * nats
     assert float(logit.sigmoid()) == pytest.approx(born.confidence)
-    assert float(logit) >= router.scopes.matcher.threshold
-    assert born.needed == pytest.approx(float(torch.tensor(router.scopes.matcher.threshold).sigmoid()))
+    assert float(logit) >= router.answers.threshold
+    assert born.needed == pytest.approx(float(torch.tensor(router.answers.threshold).sigmoid()))
 
 
 def test_a_route_names_the_nearest_edits_the_nearest_first(router, lab_backbone):
@@ -279,7 +279,9 @@ def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_abou
     strict = replace(
         fitted,
         scopes=replace(fitted.scopes, matcher=fitted.scopes.matcher.at(1.0)),
-        answers=replace(fitted.answers, weights=(1.0, 1.0)),  # three edits are too few to learn how much it knows
+        answers=replace(
+            fitted.answers, weights=(1.0, 1.0), threshold=1.0
+        ),  # three edits are too few to learn how much it knows
     )
     deaf = replace(strict, answers=None)
     own = ["Marie Curie arrived in this world in", "Marie Curie came to life in"]
@@ -290,6 +292,25 @@ def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_abou
     assert fired(deaf, lab_backbone, others) == ["born", "capital"]
     for sign, texts in ((1, own), (-1, others)):
         assert all(sign * route.evidence["answer"] > 2 for route in routes(strict, lab_backbone, texts))
+
+
+def test_what_begins_a_reply_says_nothing_and_the_texts_threshold_holds(people, lab_backbone, template_bank):
+    """A reply may begin with any word; that the old object is not about to be said speaks against nothing there."""
+    fitted = ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig())
+    assert fitted.answers is not None
+    strict = replace(fitted, answers=replace(fitted.answers, weights=(0.0, 100.0), threshold=50.0))
+    deaf = replace(fitted, answers=None)
+    replies = [
+        f"Q: What is the {name} of {who.subject}?\nA:" for who in people[:4] for name in ("birthplace", "weight")
+    ]
+    heard, unheard = (routes(router, lab_backbone, replies) for router in (strict, deaf))
+    assert [(r.edit, r.confidence, r.needed) for r in heard] == [(r.edit, r.confidence, r.needed) for r in unheard]
+    assert {r.edit != NO_EDIT for r in heard} == {True, False}
+    assert {r.evidence["answer"] for r in heard} == {0.0}
+    completed = [who.filled for who in people[:4]]
+    assert fired(strict, lab_backbone, completed) == [None] * 4  # control
+    assert fired(deaf, lab_backbone, completed) == [who.edit_id for who in people[:4]]
+    assert fired(strict, lab_backbone, [*completed, *replies]) == [None] * 4 + fired(deaf, lab_backbone, replies)
 
 
 def test_a_router_that_does_not_listen_makes_no_forward_pass(lab_backbone, template_bank):
@@ -346,7 +367,9 @@ def test_a_larger_share_of_false_alarms_lowers_the_threshold_and_own_questions_p
         ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig(false_alarms=share))
         for share in (0.05, 0.3)
     )
-    assert few.scopes.matcher.threshold > many.scopes.matcher.threshold
+    assert few.answers is not None
+    assert many.answers is not None
+    assert few.answers.threshold > many.answers.threshold
     assert fired(few, lab_backbone, [r.filled for r in people]) == [r.edit_id for r in people]
 
 
@@ -355,7 +378,8 @@ def test_a_veto_holds_at_any_share_of_false_alarms(lab_backbone, template_bank, 
     settings = RouterConfig(false_alarms=0.9999, noun_phrases=False)  # nor is it asked of whom the phrase names
     for edits, enough in ((people, True), (people[:2], False)):  # to set the threshold on their own questions
         lax = ContentRouter.fit(lab_backbone, edits, template_bank, settings)
-        assert math.isfinite(lax.scopes.matcher.threshold) == enough  # else no question is below it
+        assert lax.answers is not None
+        assert math.isfinite(lax.answers.threshold) == enough  # else no question is below it
         assert fired(lax, lab_backbone, [text]) == [None]
         assert fired(lax, lab_backbone, [text], forced=True) != [None]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mega_pl.edits.routing.question import Question, asks_again, forms_of, last_questions, sentences_of
+from mega_pl.edits.routing.question import Question, asks_again, awaits_reply, forms_of, last_questions, sentences_of
 from mega_pl.edits.routing.subjects import SubjectFinder
 from mega_pl.protocols.sake import DOUBT_TEMPLATES
 
@@ -254,3 +254,27 @@ def test_nothing_is_asked_by_nothing(turns):
 
 def test_without_subjects_nobody_is_asked_about():
     assert last_questions(["The capital of France is"], SubjectFinder({})) == []
+
+
+@pytest.mark.parametrize(
+    ("turns", "reply"),
+    [
+        (["Where was she born?"], True),
+        (["Q: Where was she born?\nA:"], True),
+        (["Q: Where was she born? A: "], True),
+        (["Where was she born? Answer:"], True),
+        (["She was born.\n\nBirthplace:"], True),
+        (['He asked: "Where was she born?"'], True),
+        (["居里夫人生于哪里？"], True),
+        (["She was born in", ""], True),
+        (["Hello", "Where was she born?", ""], True),
+        (["She was born in"], False),
+        (["The capital of France:"], False),
+        (["Think again and give me the right answer:"], False),
+        (["Where was she born?", "She was born in"], False),
+        (["Where was she born? She was born in"], False),
+        ([], False),
+    ],
+)
+def test_a_question_and_a_users_turn_await_a_reply(turns, reply):
+    assert awaits_reply(turns) is reply
