@@ -32,13 +32,13 @@ class AnswerEvidence:
         tokens: (E,) long, the first token of each edit's true object.
         base: (E,) its log-probability, averaged over other questions about the edit's subject.
         weights: What a nat of evidence counts for an edit and against it.
-        threshold: Of all evidence together, from which on an edit answers.
+        thresholds: Of all evidence together, for edits that say their relation and for those that do not.
     """
 
     tokens: Tensor
     base: Tensor
     weights: tuple[float, float]
-    threshold: float
+    thresholds: tuple[float, float]
 
     def __call__(self, log_probs: Tensor, edits: Tensor, spared: Tensor) -> Tensor:
         """The evidence (N, 2) for and against N pairs of a prompt that its object may complete and an edit.
@@ -54,6 +54,10 @@ class AnswerEvidence:
     def logits(self, evidence: Tensor) -> Tensor:
         """What evidence (N, 2) adds to the logits of the text's (N,)."""
         return evidence @ torch.tensor(self.weights)
+
+    def least(self, known: Tensor) -> Tensor:
+        """The logits (N,) from which on edits answer, by whether their relation is known (N,) bool."""
+        return torch.where(known, *self.thresholds)
 
     def with_more(self, tokens: Tensor, base: Tensor) -> Self:
         """The same with more edits (M,)."""

@@ -22,7 +22,7 @@ from mega_pl.edits.routing.question import Question, awaits_reply, last_question
 from mega_pl.edits.routing.router import CANDIDATES, NO_EDIT, Prompts, Route, Router, rest
 from mega_pl.edits.routing.scope import Scopes
 from mega_pl.edits.routing.subjects import SubjectFinder, names_of
-from mega_pl.edits.routing.trials import base_log_probs, first_tokens, hear
+from mega_pl.edits.routing.trials import base_log_probs, first_tokens, hear, try_out
 from mega_pl.edits.routing.vectors import EarlyStates, Vectors, encoder_of
 from mega_pl.edits.values import Json, Tensors, check_indices, check_record, member, tensor
 from mega_pl.errors import MegaValueError
@@ -145,17 +145,12 @@ class ContentRouter:
             scopes=Scopes(matcher, types, (), matcher.references[:0], ()).add(vectors, requests),
             phrases=NounPhrases(matcher, tuple(tuple(relation.phrasings[:PHRASINGS]) for relation in relations)),
         )
-        if not config.answer:
-            return router
-        answers = hear(
-            backbone,
-            requests,
-            router.scopes,
-            [relation.phrasings for relation in relations],
-            vectors,
-            false_alarms=config.false_alarms,
-            recall=config.recall,
-        )
+        phrasings = [relation.phrasings for relation in relations]
+        tried, shares = try_out(requests, router.scopes, phrasings, vectors), (config.false_alarms, config.recall)
+        answers = hear(backbone, requests, router.scopes, phrasings, tried, *shares) if config.answer else None
+        threshold = tried.threshold(tried.text, *shares)
+        if threshold is not None:
+            router = replace(router, scopes=replace(router.scopes, matcher=matcher.at(threshold)))
         return replace(router, answers=answers)
 
     def add(self, backbone: Backbone, requests: Sequence[EditRequest]) -> ContentRouter:
@@ -261,7 +256,7 @@ class ContentRouter:
             index = torch.tensor([row[i] for i, *_ in pairs if i in row])
             heard[among] = self.answers(log_probs[index, self.answers.tokens[edits]], edits, spared[among])
             logits = logits + self.answers.logits(heard)
-            least[among] = self.scopes.matcher.at(self.answers.threshold).least(known[among])
+            least[among] = self.answers.least(known[among])
         passes = (logits >= least) & logits.isfinite()  # a veto holds at any threshold
         passes |= torch.tensor(forced or not self.config.relation)
         confidences, needed = logits.sigmoid().tolist(), least.sigmoid().tolist()
@@ -302,7 +297,7 @@ class ContentRouter:
             "scopes": scopes,
             "phrasings": [list(of_relation) for of_relation in self.phrases.phrasings],
             "answer_weights": self.answers and list(self.answers.weights),
-            "answer_threshold": self.answers and self.answers.threshold,
+            "answer_thresholds": self.answers and list(self.answers.thresholds),
         }, tensors
 
     @classmethod
@@ -343,7 +338,7 @@ class ContentRouter:
             raise MegaValueError("`weights` and `answer_weights` of the router must be at least 0, but one is not.")
         if heard is None:
             return names
-        member(state, "answer_threshold", float)
+        member(state, "answer_thresholds", tuple[float, float])
         tensor(tensors, "router.answer_base", count)
         tokens = tensor(tensors, "router.answer_tokens", count, dtype=torch.int64)
         check_indices("router.answer_tokens", [tokens.tolist()], vocab)
@@ -356,7 +351,7 @@ class ContentRouter:
         """The router again."""
         matcher, weights = matcher_from(config["matcher"], tensors), config["answer_weights"]
         answers = weights and AnswerEvidence(
-            tensors["answer_tokens"], tensors["answer_base"], tuple(weights), config["answer_threshold"]
+            tensors["answer_tokens"], tensors["answer_base"], tuple(weights), tuple(config["answer_thresholds"])
         )
         return cls(
             config=RouterConfig(**config["config"]),

@@ -1,8 +1,9 @@
-"""What a model's next token is worth as evidence, and the threshold with it: learned from questions put to the model.
+"""The thresholds, and what a model's next token is worth as evidence: learned from questions put to the model.
 
 Right are the wordings of some of the edits, each held out of what it is compared with. Wrong are questions about their
 subjects by other relations, whose references are held out in turn, as if the template bank did not hold them. The
-threshold lets a stated share of the wrong ones pass; where the model tells right from wrong, it lies between them.
+threshold lets a stated share of the wrong ones pass; where right are told from wrong, it lies between them. There are
+two, of the text alone and of all evidence.
 """
 
 from __future__ import annotations
@@ -99,13 +100,64 @@ def base_log_probs(
     return means.clamp(min=1e-30).log()
 
 
+@dataclass(frozen=True)
+class Tried:
+    """Trials, and what the text alone says of them.
+
+    Args:
+        trials: N questions.
+        right: (N,) bool, which are their edits'.
+        text: (N,) logits, each trial held out; minus infinity is a veto.
+        spared: (N,) bool, where no answer speaks against them.
+    """
+
+    trials: tuple[Trial, ...]
+    right: Tensor
+    text: Tensor
+    spared: Tensor
+
+    def threshold(self, logits: Tensor, false_alarms: float, recall: float) -> float | None:
+        """Where logits (N,) part right from wrong; None where too few are wrong to tell."""
+        wrong = logits[~self.right].clamp(min=LEAST)
+        if len(wrong) < ENOUGH:
+            return None
+        low = float(wrong.quantile(1 - false_alarms, interpolation="higher"))
+        high = float(logits[self.right].quantile(1 - recall, interpolation="lower"))
+        return max(low, low + CAUTION * (high - low))
+
+
+def try_out(requests: Sequence[EditRequest], scopes: Scopes, phrasings: Phrasings, vectors: Vectors) -> Tried:
+    """Put questions to a sample of edits.
+
+    Args:
+        requests: The edits.
+        scopes: Of these.
+        phrasings: By relation index its templates.
+        vectors: Makes vectors of questions.
+    """
+    sample = range(0, len(requests), max(1, len(requests) // SAMPLE))
+    trials = [trial for edit in sample for trial in _trials(edit, requests[edit], scopes.edits[edit], phrasings)]
+    texts = [masked([trial.template])[0] for trial in trials]
+    points = scopes.matcher.space(vectors(texts))
+    owners = torch.tensor([trial.relation for trial in trials])
+    evidence, spared = scopes.evidence(
+        points,
+        texts,
+        [(i, trial.edit) for i, trial in enumerate(trials)],
+        hidden=owners[:, None] == scopes.matcher.owners,
+        unseen=points @ scopes.questions.T > SAME,
+        others=False,
+    )
+    right = torch.tensor([trial.right for trial in trials])
+    return Tried(tuple(trials), right, scopes.matcher.logits(evidence), spared)
+
+
 def hear(
     backbone: Backbone,
     requests: Sequence[EditRequest],
     scopes: Scopes,
     phrasings: Phrasings,
-    vectors: Vectors,
-    *,
+    tried: Tried,
     false_alarms: float,
     recall: float,
 ) -> AnswerEvidence | None:
@@ -116,37 +168,34 @@ def hear(
         requests: The edits.
         scopes: Of these.
         phrasings: By relation index its templates.
-        vectors: Makes vectors of questions.
+        tried: Of these.
         false_alarms: Share of the wrong questions that may pass.
         recall: Share of the right ones that should pass.
 
     Returns:
         The evidence, or None where no other question can be asked.
     """
-    sample = range(0, len(requests), max(1, len(requests) // SAMPLE))
-    trials = [trial for edit in sample for trial in _trials(edit, requests[edit], scopes.edits[edit], phrasings)]
-    right = torch.tensor([trial.right for trial in trials])
-    if right.all():
+    if tried.right.all():
         return None
     base = base_log_probs(backbone, requests, scopes.edits, phrasings)
-    answers = AnswerEvidence(first_tokens(backbone, requests), base, (0.0, 0.0), scopes.matcher.threshold)
-    edits = torch.tensor([trial.edit for trial in trials])
-    prompts = [trial.template.replace(SLOT, requests[trial.edit].subject) for trial in trials]
-    log_probs = next_log_probs(backbone, prompts, answers.tokens[edits])
-    text, spared = _text_logits(trials, scopes, vectors)
-    heard = answers(log_probs, edits, spared)
-    free = text.isfinite()  # a veto holds whatever the model says
+    matcher = scopes.matcher
+    answers = AnswerEvidence(
+        first_tokens(backbone, requests), base, (0.0, 0.0), (matcher.threshold, matcher.open_threshold)
+    )
+    edits = torch.tensor([trial.edit for trial in tried.trials])
+    prompts = [trial.template.replace(SLOT, requests[trial.edit].subject) for trial in tried.trials]
+    heard = answers(next_log_probs(backbone, prompts, answers.tokens[edits]), edits, tried.spared)
+    free = tried.text.isfinite()  # a veto holds whatever the model says
     nats = torch.ones(heard.shape[1])
     weights, _ = fit_logistic(
-        heard[free], right[free], offset=text[free], scale=nats, penalty=PENALTY / int(free.sum())
+        heard[free], tried.right[free], offset=tried.text[free], scale=nats, penalty=PENALTY / int(free.sum())
     )
     answers = replace(answers, weights=tuple(weights.tolist()))
-    if int((~right).sum()) >= ENOUGH:
-        logits = text + answers.logits(heard)
-        low = float(logits[~right].clamp(min=LEAST).quantile(1 - false_alarms, interpolation="higher"))
-        high = float(logits[right].quantile(1 - recall, interpolation="lower"))
-        answers = replace(answers, threshold=max(low, low + CAUTION * (high - low)))
-    return answers
+    threshold = tried.threshold(tried.text + answers.logits(heard), false_alarms, recall)
+    if threshold is None:
+        return answers
+    moved = matcher.at(threshold)
+    return replace(answers, thresholds=(moved.threshold, moved.open_threshold))
 
 
 def _others(request: EditRequest, scope: Scope) -> list[int]:
@@ -165,19 +214,3 @@ def _trials(edit: int, request: EditRequest, scope: Scope, phrasings: Phrasings)
         yield Trial(edit, draw.choice(phrasings[relation]), relation, right=False)
     for group in request.contrasts[:OTHER_RELATIONS]:
         yield Trial(edit, group[0], -1, right=False)
-
-
-def _text_logits(trials: Sequence[Trial], scopes: Scopes, vectors: Vectors) -> tuple[Tensor, Tensor]:
-    """What the text alone says of trials (N,), each held out, and whether no answer speaks against them (N,)."""
-    texts = [masked([trial.template])[0] for trial in trials]
-    points = scopes.matcher.space(vectors(texts))
-    asked = torch.tensor([trial.relation for trial in trials])
-    evidence, spared = scopes.evidence(
-        points,
-        texts,
-        [(i, trial.edit) for i, trial in enumerate(trials)],
-        hidden=asked[:, None] == scopes.matcher.owners,
-        unseen=points @ scopes.questions.T > SAME,
-        others=False,
-    )
-    return scopes.matcher.logits(evidence), spared

@@ -21,26 +21,26 @@ def no(count):
 
 
 def test_evidence_by_hand():
-    answers = AnswerEvidence(torch.tensor([7, 9]), tensor(-5, -1), (2.0, 0.5), 0.0)
+    answers = AnswerEvidence(torch.tensor([7, 9]), tensor(-5, -1), (2.0, 0.5), (0.0, 0.0))
     evidence = answers(tensor(-1, -4, -7, -0.5), torch.tensor([0, 1, 0, 1]), no(4))
     torch.testing.assert_close(evidence, tensor([4, 0], [0, -3], [0, -2], [0.5, 0]))
     torch.testing.assert_close(answers.logits(evidence), tensor(8, -1.5, -1, 1))
 
 
 def test_evidence_has_bounds():
-    answers = AnswerEvidence(torch.tensor([0, 1]), tensor(-50, -1), (1.0, 1.0), 0.0)
+    answers = AnswerEvidence(torch.tensor([0, 1]), tensor(-50, -1), (1.0, 1.0), (0.0, 0.0))
     evidence = answers(tensor(-1, -math.inf), torch.arange(2), no(2))
     assert evidence.tolist() == [[HIGHEST, 0.0], [0.0, LOWEST]]
 
 
 def test_nothing_speaks_against_a_question_that_goes_on_from_the_object():
-    answers = AnswerEvidence(torch.tensor([0, 1]), tensor(-3, -3), (1.0, 1.0), 0.0)
+    answers = AnswerEvidence(torch.tensor([0, 1]), tensor(-3, -3), (1.0, 1.0), (0.0, 0.0))
     evidence = answers(tensor(-1, -5, -1, -5), torch.tensor([0, 1, 0, 1]), torch.tensor([False, False, True, True]))
     assert evidence.tolist() == [[2.0, 0.0], [0.0, -2.0], [2.0, 0.0], [0.0, 0.0]]
 
 
 def test_edits_come_at_the_end_and_later_ones_move_up():
-    answers = AnswerEvidence(torch.tensor([2, 0]), tensor(-1, -2), (1.0, 2.0), 0.5)
+    answers = AnswerEvidence(torch.tensor([2, 0]), tensor(-1, -2), (1.0, 2.0), (0.5, 0.0))
     grown = answers.with_more(torch.tensor([1]), tensor(-3))
     assert (grown.tokens.tolist(), grown.base.tolist(), grown.weights) == ([2, 0, 1], [-1, -2, -3], answers.weights)
     fewer = grown.select([0, *range(2, len(grown.tokens))])
@@ -52,7 +52,7 @@ def test_a_stored_router_hears_the_same(router, lab_backbone):
     config, tensors = router.state()
     again = ContentRouter.from_state(REQUESTS, json.loads(json.dumps(config)), load(save(tensors)))
     assert again.answers is not None
-    assert (again.answers.weights, again.answers.threshold) == (router.answers.weights, router.answers.threshold)
+    assert (again.answers.weights, again.answers.thresholds) == (router.answers.weights, router.answers.thresholds)
     assert torch.equal(again.answers.base, router.answers.base)
     assert torch.equal(again.answers.tokens, router.answers.tokens)
     deaf = replace(router, answers=None)

@@ -102,8 +102,8 @@ def test_a_route_says_why(router, lab_backbone):
     rising, falling = router.answers.weights
     logit = router.scopes.matcher.logits(torch.tensor([text])) + (rising if nats > 0 else falling) * nats
     assert float(logit.sigmoid()) == pytest.approx(born.confidence)
-    assert float(logit) >= router.answers.threshold
-    assert born.needed == pytest.approx(float(torch.tensor(router.answers.threshold).sigmoid()))
+    assert float(logit) >= router.answers.thresholds[0]
+    assert born.needed == pytest.approx(float(torch.tensor(router.answers.thresholds[0]).sigmoid()))
 
 
 def test_a_route_names_the_nearest_edits_the_nearest_first(router, lab_backbone):
@@ -279,9 +279,8 @@ def test_a_wording_that_the_text_does_not_know_is_told_by_what_the_model_is_abou
     strict = replace(
         fitted,
         scopes=replace(fitted.scopes, matcher=fitted.scopes.matcher.at(1.0)),
-        answers=replace(
-            fitted.answers, weights=(1.0, 1.0), threshold=1.0
-        ),  # three edits are too few to learn how much it knows
+        # three edits are too few to learn how much it knows
+        answers=replace(fitted.answers, weights=(1.0, 1.0), thresholds=(1.0, 1.0)),
     )
     deaf = replace(strict, answers=None)
     own = ["Marie Curie arrived in this world in", "Marie Curie came to life in"]
@@ -298,7 +297,7 @@ def test_what_begins_a_reply_says_nothing_and_the_texts_threshold_holds(people, 
     """A reply may begin with any word; that the old object is not about to be said speaks against nothing there."""
     fitted = ContentRouter.fit(lab_backbone, people, template_bank, RouterConfig())
     assert fitted.answers is not None
-    strict = replace(fitted, answers=replace(fitted.answers, weights=(0.0, 100.0), threshold=50.0))
+    strict = replace(fitted, answers=replace(fitted.answers, weights=(0.0, 100.0), thresholds=(50.0, 50.0)))
     deaf = replace(fitted, answers=None)
     replies = [
         f"Q: What is the {name} of {who.subject}?\nA:" for who in people[:4] for name in ("birthplace", "weight")
@@ -369,7 +368,7 @@ def test_a_larger_share_of_false_alarms_lowers_the_threshold_and_own_questions_p
     )
     assert few.answers is not None
     assert many.answers is not None
-    assert few.answers.threshold > many.answers.threshold
+    assert few.answers.thresholds[0] > many.answers.thresholds[0]
     assert fired(few, lab_backbone, [r.filled for r in people]) == [r.edit_id for r in people]
 
 
@@ -379,7 +378,7 @@ def test_a_veto_holds_at_any_share_of_false_alarms(lab_backbone, template_bank, 
     for edits, enough in ((people, True), (people[:2], False)):  # to set the threshold on their own questions
         lax = ContentRouter.fit(lab_backbone, edits, template_bank, settings)
         assert lax.answers is not None
-        assert math.isfinite(lax.answers.threshold) == enough  # else no question is below it
+        assert math.isfinite(lax.answers.thresholds[0]) == enough  # else no question is below it
         assert fired(lax, lab_backbone, [text]) == [None]
         assert fired(lax, lab_backbone, [text], forced=True) != [None]
 

@@ -9,7 +9,18 @@ import torch
 from mega_pl.backbone import Backbone
 from mega_pl.data.relations import relations
 from mega_pl.edits.routing import ContentRouter, RouterConfig
-from mega_pl.edits.routing.trials import ANYTHING, BASE_RELATIONS, base_log_probs, hear
+from mega_pl.edits.routing.trials import (
+    ANYTHING,
+    BASE_RELATIONS,
+    CAUTION,
+    ENOUGH,
+    LEAST,
+    Trial,
+    Tried,
+    base_log_probs,
+    hear,
+    try_out,
+)
 from mega_pl.lab.world import World
 from tests.edits.routing.conftest import CAPITAL, request
 
@@ -75,13 +86,13 @@ def test_few_trials_teach_little(lab_backbone: Backbone, facts):
 def test_a_larger_share_of_wrong_trials_lowers_the_threshold(lab_backbone: Backbone, facts):
     router = router_of(lab_backbone, facts, answer=False)
     vectors = router.config.vectors(lab_backbone)
+    tried = try_out(facts, router.scopes, PHRASINGS, vectors)
     few, many = (
-        hear(lab_backbone, facts, router.scopes, PHRASINGS, vectors, false_alarms=share, recall=0.95)
-        for share in (0.02, 0.5)
+        hear(lab_backbone, facts, router.scopes, PHRASINGS, tried, share, recall=0.95) for share in (0.02, 0.5)
     )
     assert few is not None
     assert many is not None
-    assert few.threshold > many.threshold
+    assert few.thresholds > many.thresholds
 
 
 def test_where_nothing_else_can_be_asked_the_model_is_not_heard(lab_backbone: Backbone):
@@ -89,3 +100,35 @@ def test_where_nothing_else_can_be_asked_the_model_is_not_heard(lab_backbone: Ba
     alone = ContentRouter.fit(lab_backbone, [CAPITAL], [*relation, *OTHER_TYPES], RouterConfig())
     assert alone.answers is None
     assert router_of(lab_backbone, [CAPITAL]).answers is not None  # control
+
+
+def tried_of(wrong, right):
+    trials = (Trial(0, "", -1, right=False),) * len(wrong) + (Trial(0, "", -1, right=True),) * len(right)
+    logits = torch.tensor([*wrong, *right])
+    truth = torch.tensor([trial.right for trial in trials])
+    return Tried(trials, truth, logits, torch.zeros(len(trials), dtype=torch.bool))
+
+
+def test_a_threshold_lets_the_stated_share_of_wrong_questions_pass_or_lies_between():
+    wrong = [float(i) for i in range(100)]
+    mixed, apart = tried_of(wrong, [80.0] * 50), tried_of(wrong, [189.0] * 50)
+    assert mixed.threshold(mixed.text, 0.1, 0.95) == pytest.approx(90.0)
+    assert apart.threshold(apart.text, 0.1, 0.95) == pytest.approx(90 + CAUTION * 99)
+    assert mixed.threshold(mixed.text + 1000 * mixed.right, 0.1, 0.95) == pytest.approx(90 + CAUTION * 990)
+
+
+def test_too_few_wrong_questions_set_no_threshold():
+    few, enough = (tried_of([0.0] * count, [1.0] * 50) for count in (ENOUGH - 1, ENOUGH))
+    assert few.threshold(few.text, 0.1, 0.95) is None
+    assert enough.threshold(enough.text, 0.1, 0.95) is not None
+
+
+def test_vetoed_questions_do_not_lower_a_threshold_below_all_numbers():
+    vetoed = tried_of([-torch.inf] * 100, [1.0] * 50)
+    assert vetoed.threshold(vetoed.text, 0.1, 0.95) == pytest.approx(LEAST + CAUTION * (1 - LEAST))
+
+
+def test_too_few_trials_leave_the_template_banks_threshold(lab_backbone: Backbone, facts):
+    alone, other = (router_of(lab_backbone, [fact], answer=False).scopes.matcher for fact in facts[:2])
+    assert alone.threshold == other.threshold
+    assert router_of(lab_backbone, facts, answer=False).scopes.matcher.threshold != alone.threshold
