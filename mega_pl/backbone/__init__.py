@@ -8,11 +8,13 @@ from mega_pl.backbone.loading import load, load_outline
 from mega_pl.backbone.memory import tokens_that_fit
 from mega_pl.backbone.reading import UNKNOWN, Pass, Reading, each_pass, prompt_lengths
 from mega_pl.backbone.sites import SITE_KINDS, Site, SiteKind
+from mega_pl.backbone.visits import Call, visited
 
 __all__ = [
     "SITE_KINDS",
     "UNKNOWN",
     "Backbone",
+    "Call",
     "Dtype",
     "Encoded",
     "Layout",
@@ -36,4 +38,5 @@ __all__ = [
     "steer_tokens",
     "tokens_that_fit",
     "until",
+    "visited",
 ]

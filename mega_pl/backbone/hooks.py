@@ -11,19 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch._dynamo.config as compiler_config
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from mega_pl.backbone.layout import blocks, check_sites, layout_of
 from mega_pl.backbone.sites import Site
+from mega_pl.backbone.visits import Call, visited
 from mega_pl.errors import MegaNumericError, MegaRuntimeError, MegaValueError
-
-compiler_config.skip_nnmodule_hook_guards = False
-"""By default a compiler passes over hooks that come after it, and over those that it is told to leave as they are."""
 
 Steering = Callable[[Tensor], Tensor]
 """Maps activations (R, D) to activations (R, D)."""
@@ -263,27 +259,15 @@ def _attach(armed: ExitStack, model: PreTrainedModel, site: Site, visit: _Visit)
     layout, block = layout_of(model), blocks(model)[site.layer]
     entered: list[Tensor] = []
 
-    def enter(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        entered[:] = [args[0] if args else kwargs["hidden_states"]]
+    def enter(call: Call) -> None:
+        entered[:] = [call.entering]
 
-    def leave(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
-        value = output if isinstance(output, Tensor) else output[0]
-        replaced = visit(value, entered.pop() if entered else None)
-        if replaced is None or isinstance(output, Tensor):
-            return replaced
-        return (replaced, *output[1:])
+    def leave(call: Call) -> Tensor | None:
+        return visit(call.leaving, entered.pop() if entered else None)
 
     if site.kind == "resid_mid":
-        armed.callback(
-            block.get_submodule(layout.entry).register_forward_pre_hook(eager(enter), with_kwargs=True).remove
-        )
-    armed.callback(layout.source(block, site).register_forward_hook(eager(leave)).remove)
-
-
-def eager(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the hook as a compiler must leave it: run each time, outside of what is compiled."""
-    disabled: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
-    return disabled
+        armed.enter_context(visited(block.get_submodule(layout.entry), enter))
+    armed.enter_context(visited(layout.source(block, site), leave))
 
 
 def _described(tensor: Tensor) -> str:

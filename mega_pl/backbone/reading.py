@@ -26,7 +26,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from mega_pl.backbone.caches import forked
-from mega_pl.backbone.hooks import eager
+from mega_pl.backbone.visits import eager
 from mega_pl.errors import MegaValueError
 
 OF_TOKENS = ("input_ids", "position_ids", "token_type_ids", "cache_position")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers.masking_utils import eager_mask
 
 from mega_pl.backbone.backbone import Backbone, Encoded
 from mega_pl.backbone.layout import blocks
+from mega_pl.backbone.visits import Call, visited
 
 _SHOWN = "mega_pl_shown"
 """Name under which the library knows an attention that returns its weights."""
@@ -36,18 +37,11 @@ class Tap:
     every: bool = False
     columns: Tensor | None = None
 
-    def keep(
-        self,
-        encoded: Encoded,
-        args: tuple[Tensor, ...],
-        kwargs: Mapping[str, Tensor],
-        output: Tensor | tuple[Tensor, ...],
-    ) -> Tensor:
+    def keep(self, encoded: Encoded, call: Call) -> Tensor:
         """Take it from a call: (B, ...), or (B, T, ...) with every token and for attention weights."""
-        leaving = output if isinstance(output, Tensor) else output[0]
         if self.what == "weights":
-            return _aligned(_at_last(output[1].transpose(1, 2), encoded).mT, encoded)
-        values = leaving if self.what == "leaving" else args[0] if args else kwargs["hidden_states"]
+            return _aligned(_at_last(call.output[1].transpose(1, 2), encoded).mT, encoded)
+        values = call.leaving if self.what == "leaving" else call.entering
         values = values if self.columns is None else values[..., self.columns.to(values.device)]
         return _aligned(values, encoded) if self.every else _at_last(values, encoded)
 
@@ -72,15 +66,15 @@ def run(
     home = model.get_output_embeddings().weight.device
     seen: dict[tuple[str, int], Tensor] = {}
 
-    def hook(key: tuple[str, int], _: nn.Module, *call: Any) -> None:  # noqa: ANN401
-        seen[key] = taps[key].keep(encoded, *call).to(home)
+    def keep(key: tuple[str, int], call: Call) -> None:
+        seen[key] = taps[key].keep(encoded, call).to(home)
 
     with ExitStack() as armed:
 
         def attach(*_: object) -> None:
             for key, tap in taps.items():
                 module = blocks(model)[key[1]].get_submodule(tap.path)
-                armed.callback(module.register_forward_hook(partial(hook, key), with_kwargs=True).remove)
+                armed.enter_context(visited(module, partial(keep, key)))
 
         armed.callback(model.register_forward_pre_hook(attach).remove)
         logits = backbone.last_logits(encoded)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from mega_pl.asking import batches, position_limit
-from mega_pl.backbone import Backbone, blocks
+from mega_pl.backbone import Backbone, Site, until
 from mega_pl.editors.texts import TextConfig, read_texts
 from mega_pl.editors.weights import Projection
 from mega_pl.errors import MegaValueError
@@ -173,20 +173,12 @@ def _add_keys(
     ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(backbone.device)
     mask = pad_sequence([torch.ones(len(text), dtype=torch.long) for text in texts], batch_first=True).to(ids)
 
-    def stop(*_: object) -> None:
-        raise _Enough
-
-    with ExitStack() as stack:
-        seen = {layer: stack.enter_context(p.record(mask.bool())) for layer, p in projections.items()}
-        stack.callback(blocks(backbone.model)[max(projections)].register_forward_hook(stop).remove)
-        with suppress(_Enough):
-            backbone.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    with ExitStack() as armed:
+        seen = {layer: armed.enter_context(p.record(mask.bool())) for layer, p in projections.items()}
+        armed.enter_context(until(backbone.model, Site(max(projections), "resid_post")))
+        backbone.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     for layer, moment in moments.items():
         moment.update(seen[layer].keys)
-
-
-class _Enough(Exception):
-    """Ends a forward pass whose later blocks nobody reads."""
 
 
 def _file(backbone: Backbone, layers: Sequence[int], config: Mom2Config) -> Path:

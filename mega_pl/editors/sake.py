@@ -1,16 +1,16 @@
 """SAKE: an optimal transport map of the state before the output layer, for prompts near an edit (arXiv:2503.01751)."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mega_pl.asking import Edited, final_states
-from mega_pl.backbone import Backbone, each_pass
+from mega_pl.backbone import Backbone, Call, each_pass, visited
 from mega_pl.editors.protocol import Editor, Routed
 from mega_pl.editors.store import Store, of_model
 from mega_pl.edits import EditRequest, RoutedEdits, check_requests
@@ -101,17 +101,13 @@ def _steer(backbone: Backbone, maps: Transports) -> Steer:
     """What moves the output of the final norm at the last tokens of some rows."""
     norm = backbone.model.get_submodule(backbone.layout.final_norm)
 
-    @contextmanager
-    def steering(rows: Tensor, columns: Tensor, edits: Tensor, _: Tensor) -> Iterator[None]:
-        def move(_: nn.Module, __: object, output: Tensor) -> Tensor:
+    def steering(rows: Tensor, columns: Tensor, edits: Tensor, _: Tensor) -> AbstractContextManager[None]:
+        def move(call: Call) -> Tensor:
+            output = call.leaving
             index = (rows.to(output.device), columns.to(output.device))
             return output.index_put(index, maps.apply(output[index], edits.to(output.device)))
 
-        handle = norm.register_forward_hook(move)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return visited(norm, move)
 
     return steering
 

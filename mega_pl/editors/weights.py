@@ -1,14 +1,14 @@
 """Weights that are changed for a while: the linear module through which an MLP writes, and how to give it back."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mega_pl.backbone import Backbone, Site, blocks
+from mega_pl.backbone import Backbone, Call, Site, blocks, visited
 from mega_pl.errors import MegaNumericError, MegaValueError
 
 
@@ -118,33 +118,25 @@ class Projection:
         """
         seen = Seen(keys=torch.empty(0), values=torch.empty(0))
 
-        def read(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.keys = args[0].detach()[tokens]
-            seen.values = output.detach()[tokens]
+        def read(call: Call) -> None:
+            seen.keys = call.entering.detach()[tokens]
+            seen.values = call.leaving.detach()[tokens]
 
-        handle = self.module.register_forward_hook(read)
-        try:
+        with visited(self.module, read):
             yield seen
-        finally:
-            handle.remove()
 
-    @contextmanager
-    def shifted(self, delta: Tensor, positions: Tensor) -> Iterator[None]:
+    def shifted(self, delta: Tensor, positions: Tensor) -> AbstractContextManager[None]:
         """Add ``delta`` (D,) to the output at one position (B,) of each row, in a way that gradients pass."""
 
-        def shift(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        def shift(call: Call) -> Tensor:
+            output = call.leaving
             rows, at = torch.arange(len(output), device=output.device), positions.to(output.device)
             moved = output[rows, at] + delta.to(output)
             return output.index_put((rows, at), moved)
 
-        handle = self.module.register_forward_hook(shift)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return visited(self.module, shift)
 
-    @contextmanager
-    def replaced(self, rows: Tensor, columns: Tensor, values: Tensor) -> Iterator[None]:
+    def replaced(self, rows: Tensor, columns: Tensor, values: Tensor) -> AbstractContextManager[None]:
         """Put values (N, D) in the place of the outputs at some tokens, in a way that gradients pass.
 
         Args:
@@ -153,11 +145,8 @@ class Projection:
             values: In any floating dtype.
         """
 
-        def replace(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        def replace(call: Call) -> Tensor:
+            output = call.leaving
             return output.index_put((rows.to(output.device), columns.to(output.device)), values.to(output))
 
-        handle = self.module.register_forward_hook(replace)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return visited(self.module, replace)
