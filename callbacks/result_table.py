@@ -36,7 +36,7 @@ class ResultTable(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report a validation that went through."""
         tried = trainer.sanity_checking or getattr(trainer, "fast_dev_run", False)
-        if trainer.is_global_zero and not tried and isinstance(pl_module, MegaModule) and pl_module.scores:
+        if trainer.is_global_zero and not tried and isinstance(pl_module, MegaModule) and pl_module.judging.scores:
             self._report(trainer, pl_module)
 
     on_test_end = on_validation_end
@@ -47,14 +47,14 @@ class ResultTable(L.Callback):
         text = json.dumps(results(module), ensure_ascii=False, indent=1, allow_nan=False)
         write_text(folder / "metrics.json", text + "\n")
         rows = "".join(
-            json.dumps({key: judge, **asdict(row), "outcomes": module.judges[judge].outcomes(row)}, ensure_ascii=False)
+            json.dumps({key: judge, **asdict(row), "outcomes": module.judging.judges[judge].outcomes(row)}, ensure_ascii=False)
             + "\n"
-            for judge, of_judge in module.rows.items()
-            for key in ["mode" if module.judges[judge].name == "sake" else "protocol"]
+            for judge, of_judge in module.judging.rows.items()
+            for key in ["mode" if module.judging.judges[judge].name == "sake" else "protocol"]
             for row in of_judge
         )
         write_text(folder / "cases.jsonl", rows)
-        figure = bars(next(iter(module.scores.values())), NAMES)
+        figure = bars(next(iter(module.judging.scores.values())), NAMES)
         figure.savefig(folder / "figures" / "scores.png", dpi=150)
         shown = "\n".join(map(markdown, tables(module)))
         print(f"\n{shown}\nWritten to {folder}: metrics.json, cases.jsonl, figures/scores.png")
@@ -67,10 +67,10 @@ class ResultTable(L.Callback):
 def results(module: MegaModule) -> dict[str, Any]:
     """The content of ``metrics.json``: the first protocol's scores, and those of others under their names."""
     bank = module.complete()
-    entries = {judge: {n: score.to_json() for n, score in scores.items()} for judge, scores in module.scores.items()}
+    entries = {judge: {n: score.to_json() for n, score in scores.items()} for judge, scores in module.judging.scores.items()}
     first = next(iter(entries))
-    protocol = module.judges[first].name
-    same = [judge for judge in entries if module.judges[judge].name == protocol]
+    protocol = module.judging.judges[first].name
+    same = [judge for judge in entries if module.judging.judges[judge].name == protocol]
     others = {judge: scores for judge, scores in entries.items() if judge not in same}
     return {
         "format_version": 1,
@@ -85,7 +85,7 @@ def results(module: MegaModule) -> dict[str, Any]:
         "metrics": entries[first],
         "modes": {judge: entries[judge] for judge in same if judge != first},
         **({"protocols": others} if others else {}),
-        **(_routing(module.rows[first]) if protocol == "sake" else {}),
+        **(_routing(module.judging.rows[first]) if protocol == "sake" else {}),
         "settings": module.settings(),
         "sites": [str(site) for site in module.sites],
     }
@@ -101,10 +101,10 @@ def _routing(rows: Sequence[Row]) -> dict[str, Any]:
 def tables(module: MegaModule) -> list[Block]:
     """The scores, a table a protocol: a row a mode, after the bare model's on the same tests."""
     groups: dict[str, list[str]] = {}
-    for judge in module.scores:
-        groups.setdefault(module.judges[judge].name, []).append(judge)
+    for judge in module.judging.scores:
+        groups.setdefault(module.judging.judges[judge].name, []).append(judge)
     return [
-        _table(f"{module.backbone.name}, {name}", {judge: module.scores[judge] for judge in judges})
+        _table(f"{module.backbone.name}, {name}", {judge: module.judging.scores[judge] for judge in judges})
         for name, judges in groups.items()
     ]
 

@@ -1,8 +1,7 @@
 """Fitting edits as a Lightning fit: a frozen backbone, edits as training batches, tests as validation batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,18 +11,17 @@ import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torchmetrics import MetricCollection
 
 from mega_pl.backbone import Backbone, Site, load
 from mega_pl.backbone.backbone import Dtype
-from mega_pl.editors.protocol import Routed
 from mega_pl.edits import EditBank, EditCase, EditRequest, RouterConfig
 from mega_pl.edits.prediction import predict
 from mega_pl.errors import MegaValueError
 from mega_pl.fitting import EditFitter, FitConfig, FittedEdit, MapConfig, PromptConfig, RefineConfig, settings
 from mega_pl.fitting.checkpoint import fit_state, restore_fit
-from mega_pl.protocols import PROTOCOLS, Protocol, Score, get_protocol
-from mega_pl.protocols.sake import Mode, ask, routing
+from mega_pl.judging import Judging, gathered
+from mega_pl.protocols import PROTOCOLS
+from mega_pl.protocols.sake import Mode
 
 torch.serialization.add_safe_globals([MapConfig, RefineConfig, RouterConfig, PromptConfig])
 
@@ -88,16 +86,11 @@ class MegaModule(L.LightningModule):
             tokens_per_batch=tokens_per_batch,
             seed=seed,
         )
-        self.modes: list[Mode] = modes or ["own"]
-        self.protocols = [get_protocol(name) for name in protocols or ["sake"]]
+        self.judging = Judging(protocols or ["sake"], modes or ["own"])
         self.bank: EditBank | None = None
         self.folder: Path | None = None
         self.unsaved: list[FittedEdit] = []
         self.saved: EditBank | None = None
-        self.judges: dict[str, Protocol[Any, Any, Any]] = {}
-        self.rows: dict[str, list[Any]] = {}
-        self.scores: dict[str, dict[str, Score]] = {}
-        self.metrics: dict[str, MetricCollection] = {}
         self._backbone: Backbone | None = None
         self._fitter: EditFitter | None = None
         self._seen: set[str] = set()
@@ -202,7 +195,7 @@ class MegaModule(L.LightningModule):
         """Bring together what each process was dealt; that is as the data has it, whatever was fitted before."""
         if dist.is_initialized():
             requests = {edit_id: edit.request for edit_id, edit in self.fitter.fitted.items()}
-            edits = _gathered([self.fitter.fitted[edit_id] for edit_id in self._seen])
+            edits = gathered([self.fitter.fitted[edit_id] for edit_id in self._seen])
             self.fitter.keep(edit for edit in edits if requests.get(edit.request.edit_id) != edit.request)
 
     def complete(self) -> EditBank:
@@ -225,47 +218,29 @@ class MegaModule(L.LightningModule):
         """Seed, versions and hyper-parameters of the fit, ready for JSON."""
         return settings(self.backbone, self.config)
 
+    def on_validation_epoch_start(self) -> None:
+        """Tell the protocols what will be judged; a sanity check before the fit judges nothing."""
+        if self.bank is not None:
+            self.judging.begin(self.backbone, self._cases(), self.device)
+
     def validation_step(self, batch: list[EditCase], batch_idx: int) -> None:
         """Judge some edits; during a fit those that it has fitted.
 
         Raises:
             ValueError: If an oracle is to route tests of edits that the bank lacks.
         """
-        if self.bank is None:
-            return  # a sanity check before the fit
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        cases = [case for case in batch if case.request.edit_id in self.bank.ids] if fitting else batch
-        lacking = {case.request.edit_id for case in cases} - set(self.bank.ids) if "oracle" in self.judges else set()
-        if lacking:
-            raise MegaValueError(
-                "tests must be of edits that the bank holds where `modes` have an oracle, but it lacks "
-                f"{min(lacking)!r}; fit it, or leave the oracle out."
-            )
-        for judge, rows in self._judged(self.bank, cases) if cases else ():
-            self.rows[judge] += rows
-            self.metrics[judge].update(rows)
+        if self.bank is not None:
+            fitting = self.trainer.state.fn == TrainerFn.FITTING
+            cases = [case for case in batch if case.request.edit_id in self.bank.ids] if fitting else batch
+            self.judging.update(self.backbone, self.bank, cases)
 
-    def _judged(self, bank: EditBank, cases: Sequence[EditCase]) -> Iterator[tuple[str, list[Any]]]:
-        """The rows of some cases: under `sake` by mode, under other protocols by their names."""
-        for protocol in dict.fromkeys(self.judges.values()):
-            if protocol.name == "sake":
-                yield from ask(self.backbone, bank, protocol.all_tests(cases), self.modes).items()
-            else:
-                bare = protocol.bare(self.backbone, cases)
-                with bank.apply(self.backbone) as use:
-                    rows = protocol.rows(self.backbone, Routed(use), cases, bare)
-                yield protocol.name, rows
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the rows of an earlier validation, and tell the protocols what will be judged."""
-        self.judges = {}
-        if self.bank is None:
-            return  # a sanity check before the fit
-        for protocol in self.protocols:
-            prepared = protocol.prepare(self.backbone, self._cases())
-            self.judges |= dict.fromkeys(self.modes if protocol.name == "sake" else (protocol.name,), prepared)
-        self.rows = {judge: [] for judge in self.judges}
-        self.metrics = {judge: protocol.metrics().to(self.device) for judge, protocol in self.judges.items()}
+    def on_validation_epoch_end(self) -> None:
+        """Score and log; what a trial or a sanity check has judged is too little for it."""
+        if self._on_trial or self.trainer.sanity_checking:
+            return
+        self.judging.finish(self.config.seed)
+        if not self.trainer.barebones:
+            self.log_dict(self.judging.logged(), rank_zero_only=True)
 
     def _cases(self) -> list[EditCase]:
         """All cases that will be judged."""
@@ -273,22 +248,6 @@ class MegaModule(L.LightningModule):
         loader = self.trainer.test_dataloaders if testing else self.trainer.val_dataloaders
         cases = getattr(loader, "dataset", None)
         return [case for case in cases if isinstance(case, EditCase)] if isinstance(cases, Sequence) else []
-
-    def on_validation_epoch_end(self) -> None:
-        """Score the rows of all processes and log the scores; those of a trial or a sanity check are too few for it."""
-        if self._on_trial or self.trainer.sanity_checking:
-            return
-        found = {judge: _gathered(rows) for judge, rows in self.rows.items()}  # a process may have had no test
-        self.rows = {judge: rows for judge, rows in found.items() if rows}
-        self.scores = {
-            judge: self.judges[judge].scores(self.metrics[judge], seed=self.config.seed) for judge in self.rows
-        }
-        for judge, scores in self.scores.items() if not self.trainer.barebones else ():
-            prefix = "val" if judge == "own" else f"val_{judge}"
-            values = {f"{prefix}/{name}": score.value for name, score in scores.items() if score.n}
-            self.log_dict(values, rank_zero_only=True)
-            for name, row in routing(self.rows[judge]).items() if judge == "own" else ():
-                self.log(f"routing/{name}", row["right"], rank_zero_only=True)
 
     def predict_step(self, batch: list[str], batch_idx: int) -> list[dict[str, Any]]:
         """Let both models write on after some texts; gives what `Prediction.to_json` has for each."""
@@ -325,12 +284,3 @@ class MegaModule(L.LightningModule):
 MegaModule.__doc__ = str(MegaModule.__doc__).replace(
     "Who judges in validation;", f"Who judges in validation: some of {', '.join(PROTOCOLS)};"
 )  # for --help
-
-
-def _gathered(items: Sequence[Any]) -> list[Any]:
-    """The items of all processes, in the order in which they were dealt out."""
-    if not dist.is_initialized():
-        return list(items)
-    parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(parts, list(items))
-    return [item for item in chain.from_iterable(zip_longest(*parts)) if item is not None]

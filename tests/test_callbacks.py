@@ -115,7 +115,7 @@ def test_metrics_follow_the_promised_schema(ran: Callable[..., Ran]) -> None:
                 assert (score["value"], score["bare"]) == (None, None)
     assert metrics["metrics"]["acc"]["n"] == 4
     silent = metrics["silent_prompts"]
-    assert silent["n"] == silent["unchanged"] == sum(not row.fired for row in done.module.rows["own"])
+    assert silent["n"] == silent["unchanged"] == sum(not row.fired for row in done.module.judging.rows["own"])
 
 
 def test_cases_hold_a_row_for_every_test_and_mode(ran: Callable[..., Ran]) -> None:

@@ -144,7 +144,7 @@ def test_a_loaded_checkpoint_gives_the_same_bank(
     loaded = MegaModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert_same(loaded.bank, fitted.bank)
     assert loaded.config == fitted.config
-    assert (loaded.sites, loaded.modes) == (fitted.sites, fitted.modes)
+    assert (loaded.sites, loaded.judging.modes) == (fitted.sites, fitted.judging.modes)
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -161,7 +161,7 @@ def test_a_killed_fit_goes_on_and_ends_in_the_same_bank(
     resumed = module()
     trainer(tmp_path / "killed").fit(resumed, datamodule=data(edits_per_batch=size), ckpt_path="last")
     assert_same(resumed.bank, whole.bank)
-    assert resumed.rows == whole.rows
+    assert resumed.judging.rows == whole.judging.rows
 
 
 def test_a_second_fit_of_a_seed_is_the_first(
@@ -171,7 +171,7 @@ def test_a_second_fit_of_a_seed_is_the_first(
     for name, fitted in (("first", first), ("second", second)):
         trainer(tmp_path / name).fit(fitted, datamodule=data())
     assert_same(first.bank, second.bank)
-    assert first.rows == second.rows
+    assert first.judging.rows == second.judging.rows
 
 
 def test_a_loaded_bank_is_tested_without_a_fit(
@@ -181,7 +181,7 @@ def test_a_loaded_bank_is_tested_without_a_fit(
     trainer(tmp_path).fit(fitted, datamodule=data())
     again = module()
     trainer(tmp_path).test(again, datamodule=data(), ckpt_path=str(tmp_path / "last.ckpt"), verbose=False)
-    assert again.rows == fitted.rows
+    assert again.judging.rows == fitted.judging.rows
 
 
 def test_validation_rows_reconcile(
@@ -191,21 +191,21 @@ def test_validation_rows_reconcile(
     run = trainer(tmp_path)
     run.fit(fitted, datamodule=edits)
     asked = [test for case in edits.cases for test in sake_tests(case)]
-    assert list(fitted.rows) == ["own", "oracle", "subject", "relation", "always"]
-    for rows in fitted.rows.values():
+    assert list(fitted.judging.rows) == ["own", "oracle", "subject", "relation", "always"]
+    for rows in fitted.judging.rows.values():
         assert len(rows) == len(asked)
         assert {row.test for row in rows} == set(asked)
-    for same in zip(*fitted.rows.values(), strict=True):  # one bare model for all modes
+    for same in zip(*fitted.judging.rows.values(), strict=True):  # one bare model for all modes
         assert len({(r.test, r.bare_prediction, r.bare_new, r.bare_true, r.knows) for r in same}) == 1
-    for row in [row for rows in fitted.rows.values() for row in rows if not row.fired]:
+    for row in [row for rows in fitted.judging.rows.values() for row in rows if not row.fired]:
         assert (row.prediction, row.new_probability, row.true_probability) == (
             row.bare_prediction,
             row.bare_new,
             row.bare_true,
         )
-    assert all(row.fired for row in fitted.rows["always"])
-    assert all(row.fired in ("", row.test.edit_id) for row in fitted.rows["oracle"])
-    for mode, rows in fitted.rows.items():
+    assert all(row.fired for row in fitted.judging.rows["always"])
+    assert all(row.fired in ("", row.test.edit_id) for row in fitted.judging.rows["oracle"])
+    for mode, rows in fitted.judging.rows.items():
         prefix = "val" if mode == "own" else f"val_{mode}"
         for name, score in PROTOCOLS["sake"].score(rows).items():
             if score.n:
@@ -213,7 +213,7 @@ def test_validation_rows_reconcile(
             else:
                 assert math.isnan(score.value)
                 assert f"{prefix}/{name}" not in run.logged_metrics
-    assert fitted.scores["own"]["acc"].n == len(edits.cases)
+    assert fitted.judging.scores["own"]["acc"].n == len(edits.cases)
 
 
 def test_any_protocol_judges_in_validation(
@@ -224,15 +224,15 @@ def test_any_protocol_judges_in_validation(
     run = trainer(tmp_path)
     run.fit(fitted, datamodule=edits)
     judges = ["rome", "own", "oracle", "confidence", "context"]
-    assert list(fitted.rows) == list(fitted.scores) == judges  # nothing is translated
+    assert list(fitted.judging.rows) == list(fitted.judging.scores) == judges  # nothing is translated
     assert fitted.bank is not None
     for judge in judges:
         name = "sake" if judge in ("own", "oracle") else judge
         protocol = PROTOCOLS[name].prepare(fitted.backbone, edits.cases)
-        assert [row.test for row in fitted.rows[judge]] == protocol.all_tests(edits.cases)
+        assert [row.test for row in fitted.judging.rows[judge]] == protocol.all_tests(edits.cases)
         prefix = "val" if judge == "own" else f"val_{judge}"
-        wanted = protocol.score(fitted.rows[judge])
-        assert fitted.scores[judge] == wanted
+        wanted = protocol.score(fitted.judging.rows[judge])
+        assert fitted.judging.scores[judge] == wanted
         for column, score in wanted.items():
             assert (f"{prefix}/{column}" in run.logged_metrics) == bool(score.n)
             if score.n:
@@ -240,10 +240,10 @@ def test_any_protocol_judges_in_validation(
     with fitted.bank.apply(fitted.backbone) as use:
         bare = PROTOCOLS["rome"].bare(fitted.backbone, edits.cases)
         rows = PROTOCOLS["rome"].rows(fitted.backbone, Routed(use), edits.cases, bare)
-    for row, other in zip(fitted.rows["rome"], rows, strict=True):
+    for row, other in zip(fitted.judging.rows["rome"], rows, strict=True):
         assert (row.test, row.edited.fired) == (other.test, other.edited.fired)
         assert row.edited.new == pytest.approx(other.edited.new, abs=1e-4)
-    objects = {test.other for test in (row.test for row in fitted.rows["confidence"])}
+    objects = {test.other for test in (row.test for row in fitted.judging.rows["confidence"])}
     assert len(set.union(*map(set, objects))) > 3  # those of other edits, too
 
 
@@ -253,13 +253,13 @@ def test_metrics_are_updated_batch_by_batch_and_begin_anew(
     fitted, edits = module(protocols=["sake", "generation"]), data(edits_per_batch=1)
     run = trainer(tmp_path)
     run.fit(fitted, datamodule=edits)
-    scores = fitted.scores
-    assert set(fitted.metrics) == {"own", "generation"}
-    assert fitted.metrics["own"].compute()["acc"] == scores["own"]["acc"].value
+    scores = fitted.judging.scores
+    assert set(fitted.judging.metrics) == {"own", "generation"}
+    assert fitted.judging.metrics["own"].compute()["acc"] == scores["own"]["acc"].value
     trainer(tmp_path).validate(fitted, datamodule=edits, verbose=False)
-    assert fitted.scores == scores  # and not of twice the rows
+    assert fitted.judging.scores == scores  # and not of twice the rows
     assert (
-        len(fitted.rows["generation"])
+        len(fitted.judging.rows["generation"])
         == scores["generation"]["rewrite_exact_start"].n + scores["generation"]["paraphrase_exact_start"].n
     )
 
@@ -274,7 +274,7 @@ def test_an_oracle_moves_every_edit_towards_its_target(
 ) -> None:
     fitted = module(modes=["oracle"])
     trainer(tmp_path).fit(fitted, datamodule=data())
-    changed = [row for row in fitted.rows["oracle"] if row.test.metric == "acc"]
+    changed = [row for row in fitted.judging.rows["oracle"] if row.test.metric == "acc"]
     assert len(changed) == 4
     assert all(row.new_probability != row.bare_new for row in changed)
 

@@ -122,7 +122,7 @@ def test_validation_inside_the_epoch_asks_of_what_is_fitted(module: Make, data: 
     class Watch(L.Callback):
         def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             assert isinstance(pl_module, MegaModule)
-            seen.append({row.test.edit_id for row in pl_module.rows.get("own", [])})
+            seen.append({row.test.edit_id for row in pl_module.judging.rows.get("own", [])})
 
     trainer(tmp_path, Watch(), val_check_interval=2, num_sanity_val_steps=2).fit(
         module(modes=["own", "oracle"]), datamodule=data()
@@ -151,7 +151,7 @@ def test_own_checkpoints_loggers_and_early_stopping(module: Make, data: Make, tm
     judged = module()
     trainer(tmp_path).test(judged, datamodule=data(), ckpt_path=best.best_model_path, verbose=False)
     assert_same(judged.bank, fitted.bank)
-    assert judged.rows == fitted.rows
+    assert judged.judging.rows == fitted.judging.rows
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-mixed", "64-true"])
