@@ -244,19 +244,12 @@ class ContentRouter:
         ]
         points = self.scopes.matcher.space(self.config.vectors(prompts.backbone)(forms))
         evidence, spared = self.scopes.evidence(points, forms, [(form, edit) for _, _, form, edit in pairs])
-        logits, heard = self.scopes.matcher.logits(evidence), torch.zeros(len(pairs), 2)
         known = torch.tensor([self.scopes.edits[edit].known for *_, edit in pairs])
-        least = self.scopes.matcher.least(known)
-        completed = [i for i in dict.fromkeys(i for i, *_ in pairs) if not awaits_reply(prompts.turns[rows[i]])]
-        if self.answers is not None and self.config.subject and completed:
-            row = {i: n for n, i in enumerate(completed)}
-            among = torch.tensor([n for n, (i, *_) in enumerate(pairs) if i in row])
-            log_probs = prompts.log_probs([rows[i] for i in completed])
-            edits = torch.tensor([edit for *_, edit in pairs])[among]
-            index = torch.tensor([row[i] for i, *_ in pairs if i in row])
-            heard[among] = self.answers(log_probs[index, self.answers.tokens[edits]], edits, spared[among])
+        logits, least = self.scopes.matcher.logits(evidence), self.scopes.matcher.least(known)
+        heard, listened = self._heard(prompts, [rows[i] for i, *_ in pairs], [edit for *_, edit in pairs], spared)
+        if self.answers is not None:
             logits = logits + self.answers.logits(heard)
-            least[among] = self.answers.least(known[among])
+            least = least.where(~listened, self.answers.least(known))
         passes = (logits >= least) & logits.isfinite()  # a veto holds at any threshold
         passes |= torch.tensor(forced or not self.config.relation)
         confidences, needed = logits.sigmoid().tolist(), least.sigmoid().tolist()
@@ -279,6 +272,21 @@ class ContentRouter:
                 candidates={other: confidences[m] for other, m in islice(of_edits.items(), CANDIDATES)},
             )
         return routes
+
+    def _heard(
+        self, prompts: Prompts, rows: Sequence[int], edits: Sequence[int], spared: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Evidence (N, 2) from the next tokens of N pairs of a prompt and an edit, and where there is any (N,)."""
+        heard, counts = torch.zeros(len(rows), 2), self.answers is not None and self.config.subject
+        completed = [row for row in dict.fromkeys(rows) if counts and not awaits_reply(prompts.turns[row])]
+        place = {row: n for n, row in enumerate(completed)}
+        listened = torch.tensor([row in place for row in rows])
+        if self.answers is not None and completed:
+            index = torch.tensor([place[row] for row in rows if row in place])
+            of_pairs = torch.tensor(edits)[listened]
+            tokens = prompts.log_probs(completed)[index, self.answers.tokens[of_pairs]]
+            heard[listened] = self.answers(tokens, of_pairs, spared[listened])
+        return heard, listened
 
     def _relation(self, edit: int) -> str:
         names = self.scopes.matcher.relations
