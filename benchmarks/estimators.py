@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from mega_pl import Backbone, EditBank, Site, load
+from mega_pl.data.datamodule import EditDataModule
 from mega_pl.editors.protocol import Routed
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.edits.storage import write_text
@@ -70,7 +71,7 @@ def main(args: list[str] | None = None) -> None:
     lines.append("| --- |" + " --- |" * (len(COLUMNS) + 2))
     for name in tqdm(names):
         start = time.perf_counter()
-        scores = PROTOCOL.score(rows_of(backbone, data, tests, *SWEEP[name]))
+        scores = PROTOCOL.score(rows_of(backbone, data, tests, *SWEEP[name], PromptConfig()))
         values = [scores[column].value for column in COLUMNS]
         shown = " | ".join(f"{value:.3f}" for value in (*values, sum(values) / len(values)))
         lines.append(f"| {name} | {shown} | {time.perf_counter() - start:.0f} |")
@@ -83,20 +84,21 @@ def main(args: list[str] | None = None) -> None:
 
 def rows_of(
     backbone: Backbone,
-    data: LabDataModule,
+    data: EditDataModule,
     tests: list[Test],
     where: list[Site],
     config: MapConfig,
     refining: RefineConfig,
+    prompts: PromptConfig,
 ) -> list[Row]:
     """Fit all edits and ask all tests, each of the edit that it belongs to."""
-    requests, prompts = data.requests, PromptConfig()
+    requests = data.requests
     maps = [
         refine(
             backbone,
             request,
             phrasings(request, prompts),
-            fit_maps(backbone, expand(request, prompts), where, config)[0],
+            fit_maps(backbone, expand(request, prompts, backbone), where, config)[0],
             config.strength,
             refining,
         )

@@ -68,6 +68,9 @@ class MegaCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed", compute_fn=_seed)
         parser.add_argument("--dry_run", type=bool, default=False, help=DRY_RUN)
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: what is said holds over what a checkpoint was made with, and the module refuses what does not fit."""
+
     def before_fit(self) -> None:
         """Read the data and the backbone before anything is written, so that a mistake leaves nothing behind."""
         _check_checkpoint(self.config[self.subcommand].ckpt_path)
