@@ -78,7 +78,7 @@ def judged_data(data: EditDataModule, skip: int | None, edits: int) -> EditDataM
     judged = LabDataModule(split="test", limit=edits)
     if skip is not None:
         judged = copy(data)
-        judged.skip, judged.limit, judged.relation_phrasings = skip, edits, True
+        judged.skip, judged.limit, judged.relation_phrasings, judged.cases = skip, edits, True, []
     judged.setup("fit")
     return judged
 

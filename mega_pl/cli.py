@@ -69,7 +69,7 @@ class MegaCLI(LightningCLI):
         parser.add_argument("--dry_run", type=bool, default=False, help=DRY_RUN)
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: what is said holds over what a checkpoint was made with, and the module refuses what does not fit."""
+        """Nothing: what is said holds over what a checkpoint was made with; the module refuses what does not fit."""
 
     def before_fit(self) -> None:
         """Read the data and the backbone before anything is written, so that a mistake leaves nothing behind."""
