@@ -433,3 +433,21 @@ def test_no_data_is_a_wrong_call(roomy_folder: Folder, capsys: pytest.CaptureFix
 def test_nothing_to_evaluate_is_refused(roomy_folder: Folder, edits_file: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: a bank must have at least one edit.*run `fit` first"):
         main(["validate", *options(roomy_folder("gpt2"), edits_file)])
+
+
+def test_what_is_said_holds_over_what_a_checkpoint_was_made_with(roomy_folder: Folder, edits_file: Path) -> None:
+    args = options(roomy_folder("gpt2"), edits_file)
+    main(["fit", *args])
+    last = Path("run") / "last.ckpt"
+    main(["fit", *args, "--ckpt_path", str(last), "--model.router.false_alarms", "0.2"])
+    assert EditBank.from_pretrained("run/edits").settings["router"]["false_alarms"] == 0.2
+
+
+def test_a_checkpoint_of_other_settings_is_refused(roomy_folder: Folder, edits_file: Path) -> None:
+    args = options(roomy_folder("gpt2"), edits_file)
+    main(["fit", *args])
+    last = Path("run") / "last.ckpt"
+    before = last.read_bytes()
+    with pytest.raises(SystemExit, match="error: `prompts` must be what the checkpoint's edits were fitted with"):
+        main(["fit", *args, "--ckpt_path", str(last), "--model.prompts.prefixes", "2"])
+    assert last.read_bytes() == before
