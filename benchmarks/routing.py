@@ -11,12 +11,12 @@ import argparse
 import random
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from mega_pl import Backbone, EditCase, load
-from mega_pl.asking import answers, in_batches, token_counts
+from mega_pl.asking import answers, chat_prompt, in_batches, token_counts
 from mega_pl.data import DataFile, read, with_phrasings
 from mega_pl.data.relations import Relation, relations
 from mega_pl.edits import NO_EDIT, ContentRouter, Route, RouterConfig
@@ -50,12 +50,14 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--encoder", default=None, help="folder or hub name of a sentence encoder")
     parser.add_argument("--no-answer", action="store_true", help="without the model's next token")
+    parser.add_argument("--chat", action="store_true", help="put every prompt as a user's turn in the chat template")
     parser.add_argument(
         "--relation-only", action="store_true", help="with the row of the relation alone, which is slow"
     )
     options = parser.parse_args(args)
     backbone = load(options.model)
     config = RouterConfig(encoder=options.encoder, answer=not options.no_answer, noun_phrases=not options.no_answer)
+    put = partial(in_chat, backbone) if options.chat else list
     ask = partial(answered, None if options.no_answer else backbone)
     formats = {
         "counterfact": ("counterfact", counterfact_prompts),
@@ -74,7 +76,8 @@ def main(args: Sequence[str] | None = None) -> None:
         cases = with_phrasings(case for i, case in enumerate(found) if i not in wrong)
         bank = list(relations().values())
         print(f"{name}: {len(cases)} edits, {len(wrong)} left out because they conflict with others\n")
-        measure(backbone, cases, bank, config, prompts_of(cases, everyone), relation_only=options.relation_only)
+        prompts = prompts_of(cases, everyone)
+        measure(backbone, cases, bank, config, prompts, put, relation_only=options.relation_only)
         if name == "counterfact" and options.held_out:
             kept, held_out = split(bank, options.held_out)
             names = {relation.name for relation in kept}
@@ -83,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
             prompts = counterfact_prompts(cases, cases) | {
                 "held-out relations": held_out_prompts(cases, kept, held_out)
             }
-            measure(backbone, cases, kept, config, prompts, relation_only=options.relation_only)
+            measure(backbone, cases, kept, config, prompts, put, relation_only=options.relation_only)
 
 
 def answered(backbone: Backbone | None, prompts: Sequence[str]) -> list[str]:
@@ -91,6 +94,11 @@ def answered(backbone: Backbone | None, prompts: Sequence[str]) -> list[str]:
     if backbone is None:
         return ["nothing"] * len(prompts)
     return [next(iter(found), "nothing") for found in answers(backbone, prompts, least=0.0, tokens=4)]
+
+
+def in_chat(backbone: Backbone, prompts: Sequence[str]) -> list[str]:
+    """Prompts as what a user says, before the answer."""
+    return [chat_prompt(backbone, [prompt]) for prompt in prompts]
 
 
 def split(bank: Sequence[Relation], count: int) -> tuple[list[Relation], list[Relation]]:
@@ -177,6 +185,7 @@ def measure(
     bank: Sequence[Relation],
     config: RouterConfig,
     prompts: dict[str, list[Expected]],
+    put: Callable[[Sequence[str]], list[str]],
     *,
     relation_only: bool,
 ) -> None:
@@ -188,7 +197,7 @@ def measure(
     routers = {"own": own, "subject only": own.only("subject")}
     for name, router in (routers | {"relation only": own.only("relation")} if relation_only else routers).items():
         start = time.perf_counter()
-        routes = {kind: routed(backbone, router, [text for _, text in of]) for kind, of in prompts.items()}
+        routes = {kind: routed(backbone, router, put([text for _, text in of])) for kind, of in prompts.items()}
         spent = 1e3 * (time.perf_counter() - start) / sum(map(len, prompts.values()))
         right = [
             f"{sum(r.edit == edit for r, (edit, _) in zip(routes[kind], of, strict=True)) / max(len(of), 1):.3f}"
