@@ -47,7 +47,9 @@ class ResultTable(L.Callback):
         text = json.dumps(results(module), ensure_ascii=False, indent=1, allow_nan=False)
         write_text(folder / "metrics.json", text + "\n")
         rows = "".join(
-            json.dumps({key: judge, **asdict(row), "outcomes": module.judging.judges[judge].outcomes(row)}, ensure_ascii=False)
+            json.dumps(
+                {key: judge, **asdict(row), "outcomes": module.judging.judges[judge].outcomes(row)}, ensure_ascii=False
+            )
             + "\n"
             for judge, of_judge in module.judging.rows.items()
             for key in ["mode" if module.judging.judges[judge].name == "sake" else "protocol"]
@@ -67,7 +69,9 @@ class ResultTable(L.Callback):
 def results(module: MegaModule) -> dict[str, Any]:
     """The content of ``metrics.json``: the first protocol's scores, and those of others under their names."""
     bank = module.complete()
-    entries = {judge: {n: score.to_json() for n, score in scores.items()} for judge, scores in module.judging.scores.items()}
+    entries = {
+        judge: {n: score.to_json() for n, score in scores.items()} for judge, scores in module.judging.scores.items()
+    }
     first = next(iter(entries))
     protocol = module.judging.judges[first].name
     same = [judge for judge in entries if module.judging.judges[judge].name == protocol]
