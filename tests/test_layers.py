@@ -23,6 +23,7 @@ ROOMS = [
     "compare",
     "lab",
     "look",
+    "judging",
     "module",
     "callbacks",
     "commands",
