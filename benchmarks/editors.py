@@ -46,7 +46,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Make the edits and print the table."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--config", required=True, help="a config of `train.py compare`")
-    command.add_argument("--edits", type=int, default=60, help="the most edits to make")
+    command.add_argument(
+        "--edits", type=int, default=60, help="the most edits that count; one more is made before them"
+    )
     command.add_argument("--output", type=Path)
     options, rest = command.parse_known_args(args)
     parser = auto_parser(compare, as_positional=False)
@@ -58,6 +60,10 @@ def main(args: Sequence[str] | None = None) -> None:
         for module in asked.data.values():
             module.setup("fit")
             first, *requests = module.requests[: options.edits + 1]
+            if not requests:
+                command.error(
+                    "the data must have 2 edits or more, one of which does not count, but has 1; raise `limit`"
+                )
             for name, editor in asked.editors.items():
                 cost = measure(backbone, name, without_folder(editor), first, requests)
                 same = "back to the bit" if backbone.digest() == digest else "CHANGED"

@@ -52,7 +52,7 @@ def main(args: list[str] | None = None) -> None:
     tests = [test for case in judged.cases for test in sake_tests(case) if test.metric in COLUMNS]
     scores = select(backbone, asked.editors, asked.data.cases, config).scores
     rows = choices(scores, config, backbone.n_layers, options.draws)
-    rows |= {"others": options.also} if options.also else {}
+    rows |= {"as said": options.also} if options.also else {}
     prompts = PromptConfig(prefixes=options.prefixes)
     lines = [
         f"| {asked.model_name_or_path}, {len(judged.cases)} edits | layers | " + " | ".join(c.upper() for c in COLUMNS)

@@ -55,7 +55,9 @@ def visited(module: nn.Module, visit: Callable[[Call], Tensor | None]) -> Iterat
         visit: Gets a call; gives what is to leave, or None.
     """
 
-    def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | tuple[Tensor, ...] | None:  # noqa: ANN401
+    def hook(
+        _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor | tuple[Tensor, ...]
+    ) -> Tensor | tuple[Tensor, ...] | None:
         call = Call(args, kwargs, output)
         replaced = visit(call)
         return None if replaced is None else call.with_leaving(replaced)

@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -20,11 +18,15 @@ from mega_pl.asking import batches, position_limit
 from mega_pl.backbone import Backbone, Site, until
 from mega_pl.editors.texts import TextConfig, read_texts
 from mega_pl.editors.weights import Projection
+from mega_pl.edits.tensor_files import read_tensor_file, write_tensor_file
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.moments import SecondMoment
 
 UNLIMITED = 1 << 20
 """Stands for the longest text of a model that does not say what it reads."""
+
+MOMENT = "second moments"
+"""What a file holds, for a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +130,11 @@ def second_moments(
     if missing:
         for layer, moment in _accumulate(backbone, missing, config, texts, save_every).items():
             tensors = {"second_moment": moment.compute().float().cpu()}
-            _save(files[layer], tensors, {"tokens": moment.count, "layer": layer, "text": asdict(config.text)})
-    return {layer: _read(path) for layer, path in files.items()}
+            write_tensor_file(
+                files[layer], tensors, {"tokens": moment.count, "layer": layer, "text": asdict(config.text)}
+            )
+    found = {layer: read_tensor_file(path, MOMENT) for layer, path in files.items()}
+    return {layer: (tensors["second_moment"], facts["tokens"]) for layer, (tensors, facts) in found.items()}
 
 
 def _accumulate(
@@ -147,7 +152,7 @@ def _accumulate(
             done += len(documents)
             progress.update(len(documents))
             sums = {str(layer): moment.sums for layer, moment in moments.items()}
-            _save(partial, sums, {"documents": done, "tokens": next(iter(moments.values())).count})
+            write_tensor_file(partial, sums, {"documents": done, "tokens": next(iter(moments.values())).count})
     partial.unlink(missing_ok=True)
     return moments
 
@@ -188,25 +193,12 @@ def _file(backbone: Backbone, layers: Sequence[int], config: Mom2Config) -> Path
     return config.place / f"{digest}-{'-'.join(map(str, sorted(layers)))}.safetensors"
 
 
-def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, object]) -> None:
-    """Write tensors beside their place and rename the file, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, beside, metadata={name: json.dumps(value) for name, value in facts.items()})
-    os.replace(beside, path)
-
-
-def _read(path: Path) -> tuple[Tensor, int]:
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor("second_moment"), int(file.metadata()["tokens"])
-
-
 def _resume(path: Path, moments: dict[int, SecondMoment]) -> int:
     """Load the state of a pass that was broken off; give the number of documents that it is of."""
     if not path.exists():
         return 0
-    with safe_open(path, framework="pt") as file:
-        for layer, moment in moments.items():
-            moment.sums.copy_(file.get_tensor(str(layer)))
-            moment.count = int(file.metadata()["tokens"])
-        return int(file.metadata()["documents"])
+    sums, facts = read_tensor_file(path, MOMENT)
+    for layer, moment in moments.items():
+        moment.sums.copy_(sums[str(layer)])
+        moment.count = facts["tokens"]
+    return int(facts["documents"])

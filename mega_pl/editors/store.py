@@ -4,18 +4,17 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from mega_pl.backbone import Backbone
-from mega_pl.edits.storage import replacing, write_tensors
-from mega_pl.errors import MegaValueError
+from mega_pl.edits.tensor_files import read_tensor_file, write_tensor_file
 
 Content = tuple[dict[str, Tensor], Any]
 """Tensors by name, and what else JSON can hold."""
@@ -49,7 +48,7 @@ class Store:
             for patience in (0, -1):  # at first whatever another process is at is passed over
                 for i in (i for i in range(len(keys)) if i not in found):
                     try:
-                        found[i] = self._one(keys[i], lambda i=i: make(i), patience)  # type: ignore[misc]
+                        found[i] = self._one(keys[i], partial(make, i), patience)
                     except Timeout:
                         continue
                     progress.update()
@@ -64,10 +63,9 @@ class Store:
         with FileLock(lock, timeout=patience):
             if not path.is_file():
                 tensors, rest = make()
-                kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-                with replacing(path) as beside:
-                    write_tensors(kept, beside, {"rest": json.dumps(rest, ensure_ascii=False)})
-        return _read(path)
+                write_tensor_file(path, tensors, {"rest": rest})
+        tensors, facts = read_tensor_file(path, "what an editor has found for an edit")
+        return tensors, facts["rest"]
 
 
 def of_model(backbone: Backbone, parameters: Iterable[Tensor] = ()) -> list[object]:
@@ -76,14 +74,3 @@ def of_model(backbone: Backbone, parameters: Iterable[Tensor] = ()) -> list[obje
     for parameter in parameters:
         found.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return [backbone.fingerprint, str(backbone.dtype), found.hexdigest()]
-
-
-def _read(path: Path) -> Content:
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["rest"])  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise MegaValueError(
-            f"{path} must hold what an editor has found for an edit, but {reason}; delete it, and it is found again."
-        ) from error

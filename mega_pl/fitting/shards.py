@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mega_pl.backbone import Site
-from mega_pl.edits.storage import request_from, write_tensors
-from mega_pl.errors import MegaValueError
+from mega_pl.edits.storage import request_from
+from mega_pl.edits.tensor_files import damaged, read_tensor_file, write_tensor_file
 from mega_pl.fitting.fitter import FittedEdit
 from mega_pl.functional import Transport
 
@@ -31,12 +27,9 @@ def write_shard(folder: Path, edits: Sequence[FittedEdit], rank: int = 0) -> Pat
     Returns:
         The file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{len(list(folder.glob(f'*-{rank:04}.safetensors'))):08}-{rank:04}.safetensors"
     records, tensors = edits_state(edits)
-    beside = path.with_name(f".{path.name}")
-    write_tensors(tensors, beside, {"edits": json.dumps(records, ensure_ascii=False)})
-    os.replace(beside, path)
+    write_tensor_file(path, tensors, {"edits": records})
     return path
 
 
@@ -48,15 +41,11 @@ def read_shards(folder: Path) -> list[FittedEdit]:
     """
     edits = []
     for path in sorted(folder.glob("[!.]*.safetensors")):
+        tensors, facts = read_tensor_file(path, "fitted edits")
         try:
-            with safe_open(path, "pt") as file:
-                records = json.loads(file.metadata()["edits"])
-            edits += edits_from(records, load_file(path))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise MegaValueError(
-                f"{path} must hold fitted edits, but {reason}; delete it, and its edits are fitted again."
-            ) from error
+            edits += edits_from(facts["edits"], tensors)
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(path, "fitted edits", error) from error
     return edits
 
 
