@@ -18,6 +18,9 @@ from mega_pl.functional.text import find_name, without_names
 LIKELY = 0.1
 """Probability from which a token counts as about to be written, also where it is not the likeliest."""
 
+LEAST = math.log(LIKELY)
+"""A token's logit below the highest one by more than this leaves it less than likely."""
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -85,9 +88,10 @@ class Guard:
         """
         guarded, first, best = logits, reading.stop - logits.shape[1], logits.amax(-1, keepdim=True)
         for row, edit in edits.items():
+            old = logits[row].index_select(-1, self._tokens(edit, logits.device))
+            likely = (old >= best[row] + LEAST).any(-1).tolist()
             begun = reading.text.decisions.get((self, edit))
-            likely = (logits[row][:, self._tokens(edit, logits.device)] >= best[row] + math.log(LIKELY)).any(-1)
-            if not begun and not bool(likely.any()):
+            if not begun and not any(likely):
                 continue
             last = int(reading.last[row])
             behind = reading.ids[row, last + 1 :].tolist()
@@ -96,8 +100,14 @@ class Guard:
                 behind = [token if mask else None for token, mask in zip(behind, real, strict=True)]
             for n in range(max(0, last - first), logits.shape[1]):
                 written = [token for token in behind[: first + n - last] if token is not None]
-                kept = cache if n == logits.shape[1] - 1 else None
-                exchange = self._exchange(logits[row, n], Place(reading, row, edit, kept), written)
+                rest = self._rest(edit, begun, written) if begun else None
+                if rest is not None:
+                    exchange: tuple[int, int | None] | None = (int(logits[row, n].argmax()), rest)
+                elif likely[n]:
+                    kept = cache if n == logits.shape[1] - 1 else None
+                    exchange = self._exchange(logits[row, n], Place(reading, row, edit, kept), written)
+                else:
+                    continue
                 if exchange is not None:
                     guarded = guarded.clone() if guarded is logits else guarded
                     token, instead = exchange
@@ -114,17 +124,20 @@ class Guard:
             )
         return self._olds[edit]
 
+    def _rest(self, edit: int, begun: set[tuple[int, ...]], written: list[int]) -> int | None:
+        """The next token of the new object that was begun in the old one's place, if it is in the midst of it."""
+        for new, _ in self.forms(edit):
+            for k in range(1, len(new)):
+                if written[-k:] == new[:k] and tuple(written[:-k]) in begun:
+                    return new[k]
+        return None
+
     def _exchange(self, logits: Tensor, place: Place, written: list[int]) -> tuple[int, int | None] | None:
         """The token that is not to come after what is written behind a prompt, and the one to come instead, if any."""
         forms = self.forms(place.edit)
         new = forms[0][0]
         if len(written) < len(new) and written == new[: len(written)]:
             return None  # the object itself is being written
-        begun: set[tuple[int, ...]] = place.reading.text.decisions.setdefault((self, place.edit), set())
-        for new, _ in forms:
-            for k in range(1, len(new)):
-                if written[-k:] == new[:k] and tuple(written[:-k]) in begun:
-                    return int(logits.argmax()), new[k]
         places = [
             next(j for j in range(len(old) - 1, -1, -1) if written[len(written) - j :] == old[:j]) for _, old in forms
         ]
@@ -136,6 +149,7 @@ class Guard:
                 continue
             if j >= len(new) or old[:j] != new[:j] or new[j] == old[j]:
                 return old[j], None
+            begun: set[tuple[int, ...]] = place.reading.text.decisions.setdefault((self, place.edit), set())
             begun.add(tuple(written[: len(written) - j]))
             return old[j], new[j]
         return None
