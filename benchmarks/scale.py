@@ -105,11 +105,11 @@ def _made(backbone: Backbone, options: argparse.Namespace) -> EditBank:
     draw, width, count = torch.Generator().manual_seed(0), backbone.width, options.edits
 
     def maps() -> Transports:
-        small = (0.01 * torch.randn(size, generator=draw) for size in (count * width,) * 2)
-        mean, shift = (part.view(count, width) for part in small)
+        shift = 0.01 * torch.randn(count, width, generator=draw)
         basis = torch.randn(count * options.rank, width, generator=draw) / width**0.5
         matrix = 0.01 * torch.randn(count * options.rank**2, generator=draw)
-        return Transports(mean, shift, basis, matrix, torch.full((count,), options.rank))
+        center = 0.01 * torch.randn(count * options.rank, generator=draw)
+        return Transports(shift, basis, matrix, center, torch.full((count,), options.rank))
 
     return EditBank(
         requests=tuple(requests),

@@ -15,6 +15,7 @@ from mega_pl.edits import EditCase
 from mega_pl.errors import MegaValueError
 from mega_pl.fitting.maps import object_ids
 from mega_pl.fitting.prompts import expand
+from mega_pl.functional import BASIS_DTYPES, SHIFT_DTYPES
 from mega_pl.functional.text import counted
 from mega_pl.module import MegaModule
 from mega_pl.protocols import Protocol
@@ -51,6 +52,7 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
         max(len(some.source) + len(some.target) for some in sets),
     )
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
+    ranks = [min(rank, count or rank) for count in (maps.directions, maps.object_directions)]
     width, floats = outline.width, 4 * len(sites)
     held = max(sum(token_counts(outline, prompts)) for some in sets for prompts in (some.source, some.target))
     steps = [len(object_ids(outline, r.filled, r.target_new, maps)) + 1 for r in data.requests]
@@ -62,8 +64,11 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
         f"cache of an edit's prompts, {held} tokens": cache_bytes(outline, held),
         "activations of an edit": floats * most * width * max(steps),
         f"router, {questions} questions": 4 * (questions + width) * min(config.router.max_rank, width),
-        f"{counted(sum(steps), 'map')} of {counted(len(sets), 'edit')}": (
-            floats * sum(steps) * (2 * width + rank * width + rank**2)
+        f"{counted(sum(steps), 'map')} of {counted(len(sets), 'edit')}": len(sites)
+        * sum(
+            count * (SHIFT_DTYPES[maps.dtype].itemsize * width + BASIS_DTYPES[maps.dtype].itemsize * r * width)
+            + count * 4 * r * (r + 1)
+            for count, r in zip((len(steps), sum(steps) - len(steps)), ranks, strict=True)
         ),
     }
     counts = Counter(test.metric for case in data.cases for test in sake_tests(case))

@@ -101,7 +101,13 @@ def check_alike(bank: EditBank, other: EditBank) -> None:
         ValueError: Naming the first thing in which they differ.
     """
     own, others = (
-        {**of.backbone, "strength": of.strength, "sites": ", ".join(map(str, of.maps))} for of in (bank, other)
+        {
+            **of.backbone,
+            "strength": of.strength,
+            "sites": ", ".join(map(str, of.maps)),
+            "maps.dtype": next(iter(of.maps.values())).basis.dtype,
+        }
+        for of in (bank, other)
     )
     for name in own:
         if own[name] != others.get(name) and name not in ("name", "revision"):

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from mega_pl.backbone import Site
 from mega_pl.errors import MegaValueError
 from mega_pl.functional import Transports
@@ -16,7 +18,7 @@ from mega_pl.functional import Transports
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
 
-PARTS = ("mean", "shift", "basis", "matrix", "ranks")
+PARTS = ("shift", "basis", "matrix", "center", "ranks")
 """The tensors of maps."""
 
 
@@ -38,7 +40,7 @@ def check_intact(bank: EditBank, edits: Sequence[int]) -> None:
                 "bank again where it came from, or remove the edit."
             )
         for site, maps in bank.maps.items():
-            if not all(bool(t.isfinite().all()) for row in bank.rows(edit) for t in vars(maps[row]).values()):
+            if not all(bool(t.isfinite().all()) for row in bank.rows(edit) for t in maps[row].tensors):
                 raise MegaValueError(f"the maps of edit {bank.ids[edit]!r} must be finite, but are not at {site}.")
 
 
@@ -47,6 +49,6 @@ def _digest(maps: Mapping[Site, Transports], rows: range) -> str:
     for site, of_site in maps.items():
         for row in rows:
             found.update(f"{site} {int(of_site.ranks[row])}".encode())
-            for tensor in vars(of_site[row]).values():
-                found.update(tensor.detach().cpu().contiguous().numpy().data)
+            for tensor in of_site[row].tensors:
+                found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -14,6 +14,7 @@ from mega_pl.edits.request import EditRequest
 from mega_pl.edits.routing import ROUTERS
 from mega_pl.edits.values import Json, Tensors, check_indices, check_record, member, shaped, short, tensor
 from mega_pl.errors import MegaValueError
+from mega_pl.functional import BASIS_DTYPES, SHIFT_DTYPES
 
 FINGERPRINT = {
     **{"name": str, "model_type": str, "tokenizer": str, "weights": str},
@@ -121,6 +122,9 @@ def _check_maps(name: str, tensors: Tensors, count: int, width: int) -> None:
             f"`{name}.ranks` must lie in [0, {width}], but got {int(ranks.min())} to {int(ranks.max())}."
         )
     rows, numbers = int(ranks.sum()), int(ranks.square().sum())
-    for part, shape in (("mean", (count, width)), ("shift", (count, width)), ("basis", (rows, width))):
-        shaped(tensors, f"{name}.{part}", *shape)
-    shaped(tensors, f"{name}.matrix", numbers)
+    kept = getattr(tensors.get(f"{name}.basis"), "dtype", None)
+    kind = next((kind for kind, dtype in BASIS_DTYPES.items() if dtype == kept), "float32")
+    shaped(tensors, f"{name}.shift", count, width, dtype=SHIFT_DTYPES[kind])
+    shaped(tensors, f"{name}.basis", rows, width, dtype=BASIS_DTYPES[kind])
+    for part, size in (("matrix", numbers), ("center", rows)):
+        shaped(tensors, f"{name}.{part}", size)

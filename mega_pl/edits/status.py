@@ -47,8 +47,9 @@ def table_row(cells: Collection[str]) -> str:
 
 def _bytes_of(maps: Transports) -> Tensor:
     """Bytes (E,) of each map, told from its rank."""
-    numbers = (2 + maps.ranks) * maps.mean.shape[1] + maps.ranks.square()
-    return numbers * maps.mean.element_size() + maps.ranks.element_size()
+    width, ranks = maps.shift.shape[1], maps.ranks
+    vectors = width * (maps.shift.element_size() + ranks * maps.basis.element_size())
+    return vectors + (ranks.square() + ranks) * maps.matrix.element_size() + ranks.element_size()
 
 
 def size_text(count: float) -> str:

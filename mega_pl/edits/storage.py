@@ -31,7 +31,7 @@ from mega_pl.functional import Transports
 if TYPE_CHECKING:
     from mega_pl.edits.bank import EditBank
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 TENSORS, CONFIG = "edit_model.safetensors", "edit_config.json"
 
 

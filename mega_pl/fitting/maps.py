@@ -1,7 +1,7 @@
 """An edit's maps: its prompts read once, and each site's map solved as the pass of their last tokens goes by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ from mega_pl.asking.batches import TOKENS, encoded_ids
 from mega_pl.backbone import Backbone, Site, record, steer, until
 from mega_pl.errors import MegaNumericError, MegaValueError
 from mega_pl.fitting.prompts import PromptSet
-from mega_pl.functional import Transport, fit_transport, mean_shift
+from mega_pl.functional import BASIS_DTYPES, MapDtype, Transport, check_options, fit_transport, mean_shift, shifting
 
 Estimator = Literal["transport", "mean_shift", "none"]
 
@@ -32,6 +32,9 @@ class MapConfig:
         max_rank: The most directions where ``rank`` is a share.
         regularization: Added to both covariances.
         relative: Whether it counts in mean eigenvalues instead of absolutely.
+        directions: The most directions that are kept of the solved map, those along which it moves the source most.
+        object_directions: The same of the maps for the tokens of an object.
+        dtype: Of the vectors that are kept; activations are moved in float32 at least.
         strength: Multiple of the full move.
         whole: Whether there are maps for the tokens of an object too, so that it is written whole, and not only for the
             last token of a prompt.
@@ -42,6 +45,9 @@ class MapConfig:
     max_rank: int = 32
     regularization: float = 1e-2
     relative: bool = True
+    directions: int | None = 8
+    object_directions: int | None = 2
+    dtype: MapDtype = "int8"
     strength: float = 1.0
     whole: bool = True
 
@@ -50,29 +56,35 @@ class MapConfig:
             raise MegaValueError(
                 f"`estimator` must be one of {', '.join(get_args(Estimator))}, but got {self.estimator!r}."
             )
+        if self.dtype not in BASIS_DTYPES:
+            raise MegaValueError(f"`dtype` of maps must be one of {', '.join(BASIS_DTYPES)}, but got {self.dtype!r}.")
+        for directions in (self.directions, self.object_directions):
+            check_options(self.rank, self.max_rank, self.regularization, directions)
         if not 0 < self.strength <= 2:
             raise MegaValueError(f"`strength` must lie in (0, 2], but got {self.strength}.")
 
     def solve(self, source: Tensor, target: Tensor) -> Transport:
-        """Solve one edit's map at one site in float64 and keep it in float32.
+        """Solve one edit's map at one site in float64 and keep it in `dtype`.
 
         Args:
             source: (N, D) last-token activations of the source prompts.
             target: (M, D) those of the target prompts.
         """
         if self.estimator == "none":
-            zero = torch.zeros(source.shape[1])
-            return Transport(zero, zero, zero.new_zeros(len(zero), 0), zero.new_zeros(0, 0))
-        if self.estimator == "mean_shift":
-            return mean_shift(source, target).cast(torch.float32)
-        return fit_transport(
-            source,
-            target,
-            rank=self.rank,
-            max_rank=self.max_rank,
-            regularization=self.regularization,
-            relative=self.relative,
-        ).cast(torch.float32)
+            found = shifting(torch.zeros(source.shape[1]))
+        elif self.estimator == "mean_shift":
+            found = mean_shift(source, target)
+        else:
+            found = fit_transport(
+                source,
+                target,
+                rank=self.rank,
+                max_rank=self.max_rank,
+                regularization=self.regularization,
+                relative=self.relative,
+                directions=self.directions,
+            )
+        return found.rounded(self.dtype, source.double().mean(0))
 
 
 def object_ids(backbone: Backbone, prompt: str, target_new: str, config: MapConfig) -> tuple[int, ...]:
@@ -132,6 +144,7 @@ def fit_maps(
     for step in range(len(objects) + 1):
         if step == 1:
             texts.select(range(prompts.facts))
+            config = replace(config, directions=config.object_directions)
         if step:
             tokens = torch.full_like(tokens[: prompts.facts], objects[step - 1])
         maps: dict[Site, Transport] = {}

@@ -93,7 +93,7 @@ def refine(
     # A step of Adam moves each of D numbers by about `lr`, hence the vector by `lr` times √D units.
     states = last_states(backbone, own, list(maps), tokens_per_batch=tokens_per_batch)
     units = {site: float(of_site.norm(dim=1).mean()) / math.sqrt(backbone.width) for site, of_site in states.items()}
-    vectors = {site: nn.Parameter(torch.zeros_like(move.shift)) for site, move in moves.items()}
+    vectors = {site: nn.Parameter(torch.zeros_like(move.shift, dtype=torch.float32)) for site, move in moves.items()}
 
     def log_probabilities(encoded: Encoded) -> Tensor:
         now = {site: replace(moves[site], shift=moves[site].shift + units[site] * vectors[site]) for site in moves}

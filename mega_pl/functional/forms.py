@@ -43,35 +43,36 @@ class Reft:
 
 
 def affine(transport: Transport, strength: float = 1.0) -> Affine:
-    """Write a map as a dense one: W = I + α B M Bᵀ and b = α (δ − B M Bᵀ μ).
+    """Write a map as a dense one: W = I + α B M Bᵀ and b = α (δ − B M c).
 
     Args:
-        transport: The map T(x) = x + α (δ + B M Bᵀ (x − μ)).
+        transport: The map T(x) = x + α (δ + B M (Bᵀ x − c)).
         strength: Its α.
     """
     wide = transport.cast(torch.float64)
-    moved = strength * wide.basis @ wide.matrix @ wide.basis.T
-    bias = strength * wide.shift - moved @ wide.mean
-    return Affine((torch.eye(len(bias)).to(moved) + moved).float(), bias.float())
+    inside = strength * wide.basis @ wide.matrix
+    bias = strength * wide.shift - inside @ wide.center
+    return Affine((torch.eye(len(bias)).to(inside) + inside @ wide.basis.T).float(), bias.float())
 
 
 def reft(transport: Transport) -> Reft:
     """Write a map as LoReFT does, exactly and with D · K numbers: its strength α is LoReFT's scale s.
 
-    R holds B and, where δ is not in its span, one direction more; with M padded by zeros, W = (I + M) Rᵀ and
-    b = Rᵀ δ − M Rᵀ μ. A map that moves nothing has K = 0.
+    With B = Q S, Q having orthonormal columns (B's own are, but for their rounding), R holds Q and, where δ is not in
+    its span, one direction more; with S M padded by zeros, W = Rᵀ + S M Sᵀ Rᵀ and b = Rᵀ δ − S M c. A map that moves
+    nothing has K = 0.
 
     Args:
-        transport: The map T(x) = x + α (δ + B M Bᵀ (x − μ)).
+        transport: The map T(x) = x + α (δ + B M (Bᵀ x − c)).
     """
     wide = transport.cast(torch.float64)
-    outside = wide.shift - wide.basis @ (wide.basis.T @ wide.shift)
+    basis, mixing = torch.linalg.qr(wide.basis)
+    outside = wide.shift - basis @ (basis.T @ wide.shift)
     beyond = bool(outside.norm() > ROUNDING * wide.shift.norm())
     extra = (outside / outside.norm())[:, None] if beyond else outside[:, None][:, :0]
-    rotation = torch.cat([wide.basis, extra], 1)
-    count = rotation.shape[1]
-    matrix = rotation.new_zeros(count, count)
-    matrix[: wide.rank, : wide.rank] = wide.matrix
-    weight = (torch.eye(count).to(matrix) + matrix) @ rotation.T
-    bias = rotation.T @ wide.shift - matrix @ rotation.T @ wide.mean
+    rotation = torch.cat([basis, extra], 1)
+    inside = rotation.new_zeros(rotation.shape[1], wide.rank)
+    inside[: wide.rank] = mixing @ wide.matrix
+    weight = rotation.T + inside @ wide.basis.T
+    bias = rotation.T @ wide.shift - inside @ wide.center
     return Reft(rotation.float(), weight.float(), bias.float())

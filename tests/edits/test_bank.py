@@ -39,7 +39,7 @@ def random_maps(width: int, ranks: tuple[int, ...], draw: torch.Generator) -> Tr
         basis = torch.linalg.qr(torch.randn(width, rank, generator=draw))[0]
         half = torch.randn(rank, rank, generator=draw)
         mean, shift = 3 * torch.randn(2, width, generator=draw)
-        maps.append(Transport(mean, shift, basis, (half + half.T) / 2))
+        maps.append(Transport(shift, basis, (half + half.T) / 2, mean @ basis))
     return stack(maps)
 
 
@@ -379,11 +379,11 @@ def change_config(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("version", [1, 4, "5"])
+@pytest.mark.parametrize("version", [1, 5, "6"])
 def test_unknown_versions_are_refused(tiny_backbone, tiny_bank, tmp_path, version):
     folder = saved(tiny_backbone, tiny_bank, tmp_path)
     change_config(folder, format_version=version)
-    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 5, but got {version!r}"):
+    with pytest.raises(ValueError, match=f"`format_version` of a bank must be 6, but got {version!r}"):
         EditBank.from_pretrained(folder)
 
 

@@ -204,7 +204,7 @@ def changed(good: Path, folder: Path, path: tuple[Any, ...], value: Any) -> Path
         (("edits", 0, "target_new"), "Paris", "`target_new` of edit 'france' must differ from `target_true`"),
         (("objects", 0, 0), 10**9, r"`objects` must lie in \[0, 384\)"),
         (("objects",), [[]], "`objects` must be one for each of 2 edits, but got 1"),
-        (("backbone", "width"), 31, "`maps.resid_mid.2.mean` must be torch.float32 of "),
+        (("backbone", "width"), 31, "`maps.resid_mid.2.shift` must be torch.float32 of "),
         (("backbone", "weights"), 5, "`weights` must be str, but got 5"),
         (("router", "kind"), "oracle", "`router.kind` of a bank must be one of centre, content, but got 'oracle'"),
         (("router", "kind"), "centre", "`layer` must be there, but is missing"),

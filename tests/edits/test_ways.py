@@ -19,7 +19,7 @@ from transformers import DynamicCache, pipeline
 from mega_pl.backbone import Backbone, Site, blocks, prompt_lengths, reading, steer
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import NO_EDIT, Route
-from mega_pl.functional import Transport, stack
+from mega_pl.functional import Transport, shifting, stack
 
 NEW, OLD = "France", "Germany"
 EDIT = EditRequest(edit_id="rome", prompt="{} is in", subject="Rome", target_new="Spain", target_true="Italy")
@@ -42,8 +42,7 @@ class ByName:
 def far(width: int, seed: int) -> Transport:
     """A map that moves everything far."""
     draw = torch.Generator().manual_seed(seed)
-    mean, shift = torch.zeros(width), 4 * torch.randn(width, generator=draw)
-    return Transport(mean, shift, torch.zeros(width, 0), torch.zeros(0, 0))
+    return shifting(4 * torch.randn(width, generator=draw))
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -179,7 +178,7 @@ def by_hand_some(backbone: Backbone, maps: dict[Site, list[Transport]], ids: lis
 
 
 def still(width: int) -> Transport:
-    return Transport(torch.zeros(width), torch.zeros(width), torch.zeros(width, 0), torch.zeros(0, 0))
+    return shifting(torch.zeros(width))
 
 
 def test_samples_are_drawn_with_the_edit_and_routed_once(backbone, bank):
@@ -387,7 +386,7 @@ def test_an_adapter_may_be_around_the_model(tiny_backbone):
     assert inside.model is adapted.get_base_model()
     encoded = inside.encode([PROMPT])
     shift = 4 * torch.randn(inside.width, generator=torch.Generator().manual_seed(0))
-    maps = stack([Transport(torch.zeros_like(shift), shift, torch.zeros(len(shift), 0), torch.zeros(0, 0))])
+    maps = stack([shifting(shift)])
     router: Any = ByName()
     origin = {"name": "", "revision": None, **inside.fingerprint}
     bank = EditBank((EDIT,), {SITES[0]: maps}, router, 1.0, origin, {})
@@ -412,7 +411,7 @@ def test_a_model_of_eight_bits_is_edited_as_it_is(tiny_backbone):
         quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(backbone.model), {nn.Linear}, torch.qint8)
     small = Backbone(quantized, backbone.tokenizer)
     shift = 4 * torch.randn(small.width, generator=torch.Generator().manual_seed(0))
-    maps = stack([Transport(torch.zeros_like(shift), shift, torch.zeros(len(shift), 0), torch.zeros(0, 0))])
+    maps = stack([shifting(shift)])
     router: Any = ByName()
     bank = EditBank((EDIT,), {SITES[0]: maps}, router, 1.0, {"name": "", "revision": None, **small.fingerprint}, {})
     bare = [write(small, [text]) for text in TEXTS]  # rows of a batch share the scale of what is quantised

@@ -28,7 +28,8 @@ ROME = PromptSet(
     facts=0,
 )
 SITES = [Site(1, "resid_mid"), Site(2, "resid_mid"), Site(3, "resid_post")]
-SHIFT = MapConfig(estimator="mean_shift")
+WHOLE = MapConfig(directions=None, object_directions=None, dtype="float32")
+SHIFT = replace(WHOLE, estimator="mean_shift")
 
 
 def fit_all(backbone, sets, sites, config, objects=((), ()), **options):
@@ -71,7 +72,7 @@ def moved_states(backbone, asked, sites, maps, strength):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("site", SITES, ids=str)
 @pytest.mark.parametrize(
-    "config", [MapConfig(), SHIFT, MapConfig(rank=None, relative=False)], ids=lambda c: c.estimator
+    "config", [WHOLE, SHIFT, replace(WHOLE, rank=None, relative=False)], ids=lambda c: c.estimator
 )
 def test_with_one_site_the_mean_of_the_steered_source_is_that_of_the_target(tiny_backbone, family, site, config):
     backbone = tiny_backbone(family)
@@ -85,7 +86,7 @@ def test_with_one_site_the_mean_of_the_steered_source_is_that_of_the_target(tiny
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("config", [MapConfig(), SHIFT], ids=lambda c: c.estimator)
+@pytest.mark.parametrize("config", [WHOLE, SHIFT], ids=lambda c: c.estimator)
 def test_with_many_sites_every_mean_is_met_where_independent_maps_overshoot(tiny_backbone, family, config):
     backbone = tiny_backbone(family)
     fitted = first(fit_all(backbone, [FRANCE, ROME], SITES, config))
@@ -103,7 +104,7 @@ def test_with_many_sites_every_mean_is_met_where_independent_maps_overshoot(tiny
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_maps_are_those_of_a_loop_over_edits_sites_and_prompts(tiny_backbone, family):
     backbone = tiny_backbone(family)
-    fitted = first(fit_all(backbone, [FRANCE, ROME], SITES[::-1], MapConfig(rank=2), tokens_per_batch=20))
+    fitted = first(fit_all(backbone, [FRANCE, ROME], SITES[::-1], replace(WHOLE, rank=2), tokens_per_batch=20))
     for prompts, maps in zip((FRANCE, ROME), fitted, strict=True):
         assert list(maps) == SITES  # in the order of a forward pass
         for i, site in enumerate(SITES):
@@ -145,13 +146,50 @@ def test_estimators_solve_in_float64_and_keep_float32():
     for config, wanted in (
         (SHIFT, mean_shift(source, target)),
         (
-            MapConfig(rank=2, regularization=0.1, relative=False),
+            replace(WHOLE, rank=2, regularization=0.1, relative=False),
             fit_transport(source, target, rank=2, regularization=0.1, relative=False),
         ),
     ):
         solved = config.solve(source, target)
         assert solved.shift.dtype == torch.float32
         torch.testing.assert_close(solved(source), wanted(source.double()).float())
+
+
+def facts_of(prompts):
+    """The prompts, all of which an object follows."""
+    return replace(prompts, answers=("x",) * 3, facts=3)
+
+
+@pytest.mark.parametrize(("dtype", "bytes_of_shift"), [("float32", 4), ("float16", 2), ("int8", 2)])
+def test_what_is_kept_of_maps(tiny_backbone, dtype, bytes_of_shift):
+    """Few directions, fewer of them for the tokens of an object, and vectors of few bytes; the rest is computed with."""
+    backbone = tiny_backbone("gpt2")
+    config, sets = MapConfig(rank=None, directions=2, object_directions=1, dtype=dtype), facts_of(FRANCE)
+    step, *later = fit_maps(backbone, sets, SITES, config, objects=(70, 71))
+    assert {maps[site].rank for maps in [step] for site in SITES} == {2}
+    assert {maps[site].rank for maps in later for site in SITES} == {1}
+    for transport in (step[SITES[0]], later[0][SITES[1]]):
+        assert (transport.shift.element_size(), transport.basis.dtype) == (bytes_of_shift, getattr(torch, dtype))
+    exact = fit_maps(backbone, sets, SITES, replace(WHOLE, rank=None, directions=2))[0]
+    states = last(backbone, FRANCE.source, SITES[0], {})
+    moved, wanted = step[SITES[0]](states), exact[SITES[0]](states)
+    assert (moved - wanted).norm() <= 0.02 * (wanted - states).norm()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float64"}, "`dtype` of maps must be one of float32, float16, int8, but got 'float64'"),
+        ({"directions": 0}, "`directions` must be at least 1, but got 0"),
+        ({"object_directions": -1}, "`directions` must be at least 1, but got -1"),
+        ({"rank": 0}, "`rank` must be a positive int"),
+        ({"max_rank": 0}, "`max_rank` must be at least 1"),
+        ({"regularization": 0.0}, "`regularization` must be finite and above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_a_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        MapConfig(**options)
 
 
 def test_no_estimator_moves_nothing():

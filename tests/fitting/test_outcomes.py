@@ -9,7 +9,7 @@ from mega_pl.backbone import Site
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.fitting.outcomes import missed_objects
-from mega_pl.functional import Transport, stack
+from mega_pl.functional import shifting, stack
 
 REQUESTS = tuple(
     EditRequest(edit_id=name, prompt="{} is in", subject=name, target_new="Spain", target_true="Italy")
@@ -21,8 +21,7 @@ REQUESTS = tuple(
 def test_an_object_counts_if_all_its_ids_are_written(tiny_backbone, monkeypatch, right, missed):
     """Each object is what the model writes, as far as ``right`` ids of it, and another id behind."""
     backbone = tiny_backbone("gpt2")
-    zero = torch.zeros(backbone.width)
-    still = Transport(zero, zero, zero.new_zeros(len(zero), 0), zero.new_zeros(0, 0))
+    still = shifting(torch.zeros(backbone.width))
     origin: Any = {"name": "", "revision": None, **backbone.fingerprint}
     router = CentreRouter(torch.zeros(2, backbone.width), torch.zeros(2), layer=0)
     bank = EditBank(REQUESTS, {Site(1, "resid_mid"): stack([still, still])}, router, 1.0, origin, {})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mega_pl.functional import Transport, affine, fit_transport, mean_shift, reft
+from mega_pl.functional import Transport, affine, fit_transport, mean_shift, reft, shifting
 
 DRAW = torch.Generator().manual_seed(0)
 D, N = 24, 7
@@ -24,10 +24,12 @@ def maps() -> dict[str, Transport]:
     return {
         "fitted": fitted,
         "float32": fitted.cast(torch.float32),
-        "shift beside the basis": Transport(mean, shift, basis, half + half.T),
-        "no shift": Transport(mean, torch.zeros(D), basis, half + half.T),
+        "shift beside the basis": Transport(shift, basis, half + half.T, mean @ basis),
+        "no shift": Transport(torch.zeros(D), basis, half + half.T, mean @ basis),
         "only a shift": mean_shift(source, target),
-        "nothing": Transport(mean, torch.zeros(D), basis[:, :0], half[:0, :0]),
+        "nothing": shifting(torch.zeros(D)),
+        "halved": fitted.rounded("float16", source.double().mean(0)),
+        "in bytes": fitted.rounded("int8", source.double().mean(0)),
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mega_pl.functional.transport import Transport, fit_transport, mean_shift, stack
+from mega_pl.functional import Transport, fit_transport, mean_shift, shifting, stack
 
 
 def clouds(width: int, sources: int, targets: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def covariance(samples: Tensor) -> Tensor:
 def outside(transport: Transport, seed: int = 7) -> Tensor:
     """Random vectors, (3, D), orthogonal to the basis."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(3, len(transport.mean), generator=generator, dtype=torch.float64)
+    x = torch.randn(3, len(transport.shift), generator=generator, dtype=torch.float64)
     return torch.addmm(x, x @ transport.basis, transport.basis.T, alpha=-1)
 
 
@@ -75,7 +75,7 @@ def test_outside_the_basis_the_map_only_shifts(rank):
     transport = fitted(width=60, rank=rank)
     eye = torch.eye(transport.rank, dtype=torch.float64)
     torch.testing.assert_close(transport.basis.T @ transport.basis, eye, rtol=0, atol=1e-12)
-    x = transport.mean + outside(transport)
+    x = clouds(60, 20, 15, 0)[0].mean(0) + outside(transport)
     torch.testing.assert_close(transport(x), x + transport.shift, rtol=0, atol=1e-12)
 
 
@@ -193,8 +193,52 @@ def test_mean_shift():
     source, target = clouds(24, 20, 15)
     transport = mean_shift(source.float(), target.float())
     assert transport.rank == 0
-    assert transport.mean.dtype == torch.float64
+    assert transport.shift.dtype == torch.float64
     torch.testing.assert_close(transport(source), source + (target.mean(0) - source.mean(0)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("directions", [1, 3, 40])
+def test_directions_keep_what_moves_the_source_most(directions):
+    source, target = clouds(60, 30, 25)
+    whole = fit_transport(source, target, rank=None)
+    transport = fit_transport(source, target, rank=None, directions=directions)
+    kept = min(directions, whole.rank)
+    assert transport.rank == kept
+    eye = torch.eye(kept, dtype=torch.float64)
+    torch.testing.assert_close(transport.basis.T @ transport.basis, eye, rtol=0, atol=1e-12)
+    torch.testing.assert_close(transport(source).mean(0), target.mean(0), rtol=0, atol=1e-10)
+    values, vectors = torch.linalg.eigh(whole.basis @ whole.matrix @ whole.basis.T)
+    along = values * ((source - source.mean(0)) @ vectors)
+    least = along.square().mean(0).sort().values[:-kept].sum()  # what the other eigenvectors would have done
+    lost = (transport(source) - whole(source)).square().sum(1).mean()
+    torch.testing.assert_close(lost, least, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
+@pytest.mark.parametrize("far", [0, 1000])
+def test_rounding_keeps_where_the_mean_goes(dtype, far):
+    source, target = (samples + far for samples in clouds(60, 30, 25))
+    mean = source.mean(0)
+    transport = fit_transport(source, target, directions=4)
+    small = transport.rounded(dtype, mean)
+    kept = (small.shift.dtype, small.basis.dtype)
+    half = torch.float32 if dtype == "float32" else torch.float16
+    assert kept == (half, getattr(torch, dtype))
+    assert (small.matrix.dtype, small.center.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(small(mean[None])[0], mean + small.shift.double(), rtol=0, atol=1e-6 + 1e-5 * far)
+    size = float((transport(source) - source).norm(dim=1).max())
+    error = float((small(source) - transport(source)).norm(dim=1).max())
+    assert error <= {"int8": 0.05, "float16": 4e-3, "float32": 1e-6}[dtype] * size + 1e-5 * far
+    stacked = stack([small, shifting(small.shift.double()).rounded(dtype, mean)])
+    x = torch.cat([source[:2], source[:1]]).to(half)
+    moved = stacked.apply(x, torch.tensor([0, 0, 1]))
+    assert moved.dtype == half
+    torch.testing.assert_close(moved[:2], small(x[:2]), rtol=0, atol=torch.finfo(half).eps * (far + 10))
+
+
+def test_what_does_not_fit_a_dtype_is_refused():
+    with pytest.raises(FloatingPointError, match="the shift of a map must fit into float16, but reaches 1e"):
+        shifting(torch.tensor([0.0, 1e5])).rounded("float16", torch.zeros(2))
 
 
 def test_samples_without_spread():
@@ -253,7 +297,7 @@ def test_select_and_cast():
     assert half.basis.dtype == torch.float32
     assert half.ranks.dtype == torch.int64
     torch.testing.assert_close(half.apply(x.half(), edit), transports.apply(x, edit).half(), rtol=0, atol=2e-2)
-    assert transports.cast(device="cpu").mean.dtype == torch.float64
+    assert transports.cast(device="cpu").shift.dtype == torch.float64
 
 
 def test_thousands_of_stacked_maps_are_applied_at_once():

@@ -100,7 +100,7 @@ def route(setting: Setting, test: Test, mode: Mode) -> int:
 
 def move(transport: Transport, x: Tensor) -> Tensor:
     """SAKE's map of one activation (1, D)."""
-    inside = (x[0] - transport.mean) @ transport.basis
+    inside = x[0] @ transport.basis - transport.center
     return (x[0] + transport.shift + transport.basis @ (transport.matrix @ inside))[None]
 
 

@@ -31,7 +31,7 @@ def check_dense(bank: EditBank, edits: Sequence[int], lossy: bool, max_gib: floa
         ValueError: Saying what they take.
     """
     count = sum(len(bank.objects[edit]) + 1 for edit in edits)
-    size = sum(4 * count * maps.mean.shape[1] * (maps.mean.shape[1] + 1) for maps in bank.maps.values()) / 2**30
+    size = sum(4 * count * maps.shift.shape[1] * (maps.shift.shape[1] + 1) for maps in bank.maps.values()) / 2**30
     if size > max_gib:
         raise MegaValueError(
             f"`max_gib` must be at least {size:.2f} for {counted(len(edits), 'edit')} as dense maps, but got "

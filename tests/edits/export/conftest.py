@@ -22,7 +22,7 @@ def random_maps(width: int, count: int, draw: torch.Generator) -> Transports:
         basis = torch.linalg.qr(torch.randn(width, rank, generator=draw))[0]
         half = torch.randn(rank, rank, generator=draw)
         mean, shift = torch.randn(2, width, generator=draw)
-        maps.append(Transport(mean, shift, basis, (half + half.T) / 2))
+        maps.append(Transport(shift, basis, (half + half.T) / 2, mean @ basis))
     return stack(maps)
 
 

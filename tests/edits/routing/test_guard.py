@@ -10,7 +10,7 @@ from mega_pl.backbone import Site
 from mega_pl.edits import EditBank, EditRequest
 from mega_pl.edits.routing import CentreRouter
 from mega_pl.edits.routing.guard import Guard
-from mega_pl.functional import Transport, stack
+from mega_pl.functional import shifting, stack
 
 PROMPT, OTHER = "The city of Rome is in", "The capital of the country is"
 REQUEST = EditRequest(edit_id="rome", prompt="{} is in", subject="Rome", target_new="Spain", target_true="Italy")
@@ -26,8 +26,7 @@ def backbone(request, tiny_backbone):
 @pytest.fixture
 def bank(backbone):
     """An edit that moves nothing, so that what changes is the guard's doing."""
-    zero = torch.zeros(backbone.width)
-    still = stack([Transport(zero, zero, zero.new_zeros(len(zero), 0), zero.new_zeros(0, 0))])
+    still = stack([shifting(torch.zeros(backbone.width))])
     router = CentreRouter(torch.zeros(1, backbone.width), torch.zeros(1), layer=0)
     origin: Any = {"name": "", "revision": None, **backbone.fingerprint}
     return EditBank((REQUEST,), {Site(1, "resid_mid"): still}, router, 1.0, origin, {})
