@@ -99,7 +99,9 @@ def poured(draw: random.Random, good: Path, folder: Path) -> None:
         "dtype": lambda: tensor.to(draw.choice([torch.float16, torch.bfloat16, torch.int32, torch.bool])),
         "missing": lambda: None,
     }
-    value = draw.choice([torch.nan, torch.inf, -torch.inf]) if tensor.is_floating_point() else 2**62
+    value = (
+        draw.choice([torch.nan, torch.inf, -torch.inf]) if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
+    )
     changed = ways[draw.choice(sorted(ways))]()
     tensors.pop(name)
     if changed is not None:
@@ -204,7 +206,7 @@ def changed(good: Path, folder: Path, path: tuple[Any, ...], value: Any) -> Path
         (("edits", 0, "target_new"), "Paris", "`target_new` of edit 'france' must differ from `target_true`"),
         (("objects", 0, 0), 10**9, r"`objects` must lie in \[0, 384\)"),
         (("objects",), [[]], "`objects` must be one for each of 2 edits, but got 1"),
-        (("backbone", "width"), 31, "`maps.resid_mid.2.shift` must be torch.float32 of "),
+        (("backbone", "width"), 31, "`maps.resid_mid.2.shift` must be torch.float16 of "),
         (("backbone", "weights"), 5, "`weights` must be str, but got 5"),
         (("router", "kind"), "oracle", "`router.kind` of a bank must be one of centre, content, but got 'oracle'"),
         (("router", "kind"), "centre", "`layer` must be there, but is missing"),
@@ -233,7 +235,7 @@ def test_ranks_that_do_not_fit_their_maps_are_refused(good, tmp_path):
     name = next(n for n in tensors if n.startswith("maps.") and n.endswith(".ranks"))
     tensors[name] = (tensors[name] - 1).clamp(min=0)
     write(tmp_path, json.loads((good / CONFIG).read_text("utf-8")), tensors)
-    with pytest.raises(ValueError, match=r"`maps.*basis` must be torch.float32 of "):
+    with pytest.raises(ValueError, match=r"`maps.*basis` must be torch.int8 of "):
         EditBank.from_pretrained(tmp_path)
 
 

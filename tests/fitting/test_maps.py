@@ -71,9 +71,7 @@ def moved_states(backbone, asked, sites, maps, strength):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("site", SITES, ids=str)
-@pytest.mark.parametrize(
-    "config", [WHOLE, SHIFT, replace(WHOLE, rank=None, relative=False)], ids=lambda c: c.estimator
-)
+@pytest.mark.parametrize("config", [WHOLE, SHIFT, replace(WHOLE, rank=None, relative=False)], ids=lambda c: c.estimator)
 def test_with_one_site_the_mean_of_the_steered_source_is_that_of_the_target(tiny_backbone, family, site, config):
     backbone = tiny_backbone(family)
     fitted = first(fit_all(backbone, [FRANCE, ROME], [site], config))
@@ -162,7 +160,7 @@ def facts_of(prompts):
 
 @pytest.mark.parametrize(("dtype", "bytes_of_shift"), [("float32", 4), ("float16", 2), ("int8", 2)])
 def test_what_is_kept_of_maps(tiny_backbone, dtype, bytes_of_shift):
-    """Few directions, fewer of them for the tokens of an object, and vectors of few bytes; the rest is computed with."""
+    """Few directions, fewer for the tokens of an object, and vectors of few bytes; the rest is computed with."""
     backbone = tiny_backbone("gpt2")
     config, sets = MapConfig(rank=None, directions=2, object_directions=1, dtype=dtype), facts_of(FRANCE)
     step, *later = fit_maps(backbone, sets, SITES, config, objects=(70, 71))
