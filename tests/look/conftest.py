@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from capitals import capital  # type: ignore[import-not-found]
 
 from mega_pl import EditBank, fit, load
 from mega_pl.backbone import Backbone
 from mega_pl.look.studio import Studio
+from tests.look.capitals import capital
 
 
 @pytest.fixture(scope="session")

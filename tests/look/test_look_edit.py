@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from capitals import capital  # type: ignore[import-not-found]
 
 from mega_pl import EditBank, EditRequest
 from mega_pl.backbone import Backbone
@@ -23,6 +22,7 @@ from mega_pl.look.edit import (
     templated,
     with_more,
 )
+from tests.look.capitals import capital
 
 
 def test_suggestions(lab: Backbone) -> None:

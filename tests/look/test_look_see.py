@@ -52,7 +52,7 @@ def test_heads_are_those_of_the_bare_and_of_the_edited_model_on_one_scale(lab: B
 
 
 def test_gated_neurons_have_classes_that_add_up() -> None:
-    from capitals import capital  # type: ignore[import-not-found]
+    from tests.look.capitals import capital
 
     lab = load("lab-llama")
     seen = see(lab, fit(lab, [capital("France", "Paris", "Berlin")]), "france", "", lambda _: None)
