@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar
 
 import torch
@@ -85,7 +85,7 @@ class Sake(Editor):
         """
         check_requests(requests)
         router = _fit_router(backbone, requests, self.config)
-        of = ["sake", *of_model(backbone), asdict(self.config)]
+        of = ["sake", *(part.name for part in fields(Transport)), *of_model(backbone), asdict(self.config)]
         found = Store(self.folder).each(
             [[*of, asdict(request)] for request in requests],
             lambda i: (vars(fit_map(backbone, requests[i], self.config)), None),

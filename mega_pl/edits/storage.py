@@ -148,7 +148,8 @@ def bank_fields(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
     """
     if config.get("format_version") != FORMAT_VERSION:
         raise MegaValueError(
-            f"`format_version` of a bank must be {FORMAT_VERSION}, but got {config.get('format_version')!r}."
+            f"`format_version` of a bank must be {FORMAT_VERSION}, but got {config.get('format_version')!r}; "
+            "fit its edits again, or read it with the version that wrote it."
         )
     from mega_pl.edits.bank import EditBank  # a bank holds those that it has lost
 
