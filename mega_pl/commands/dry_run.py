@@ -15,7 +15,7 @@ from mega_pl.edits import EditCase
 from mega_pl.errors import MegaValueError
 from mega_pl.fitting.maps import object_ids
 from mega_pl.fitting.prompts import expand
-from mega_pl.functional import BASIS_DTYPES, SHIFT_DTYPES
+from mega_pl.functional import map_bytes
 from mega_pl.functional.text import counted
 from mega_pl.module import MegaModule
 from mega_pl.protocols import Protocol
@@ -66,9 +66,8 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
         f"router, {questions} questions": 4 * (questions + width) * min(config.router.max_rank, width),
         f"{counted(sum(steps), 'map')} of {counted(len(sets), 'edit')}": len(sites)
         * sum(
-            count * (SHIFT_DTYPES[maps.dtype].itemsize * width + BASIS_DTYPES[maps.dtype].itemsize * r * width)
-            + count * 4 * r * (r + 1)
-            for count, r in zip((len(steps), sum(steps) - len(steps)), ranks, strict=True)
+            count * map_bytes(width, rank, maps.dtype)
+            for count, rank in zip((len(steps), sum(steps) - len(steps)), ranks, strict=True)
         ),
     }
     counts = Counter(test.metric for case in data.cases for test in sake_tests(case))

@@ -9,6 +9,7 @@ from mega_pl.functional.transport import (
     Transport,
     Transports,
     join,
+    map_bytes,
     shifting,
     stack,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "check_options",
     "fit_transport",
     "join",
+    "map_bytes",
     "mean_shift",
     "reft",
     "shifting",

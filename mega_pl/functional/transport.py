@@ -202,6 +202,18 @@ def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     return offsets + torch.arange(len(offsets), device=starts.device)
 
 
+def map_bytes(width: int, rank: int, dtype: MapDtype) -> int:
+    """Gives the bytes of a map that is kept in a dtype.
+
+    Args:
+        width: D.
+        rank: R.
+        dtype: What is kept.
+    """
+    vectors = SHIFT_DTYPES[dtype].itemsize + rank * BASIS_DTYPES[dtype].itemsize
+    return width * vectors + torch.float32.itemsize * rank * (rank + 1)
+
+
 def shifting(shift: Tensor) -> Transport:
     """Gives the map T(x) = x + δ, of rank 0.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mega_pl.functional import Transport, fit_transport, mean_shift, shifting, stack
+from mega_pl.functional import Transport, fit_transport, map_bytes, mean_shift, shifting, stack
 
 
 def clouds(width: int, sources: int, targets: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -226,6 +226,7 @@ def test_rounding_keeps_where_the_mean_goes(dtype, far):
     assert kept == (half, getattr(torch, dtype))
     assert (small.matrix.dtype, small.center.dtype) == (torch.float32, torch.float32)
     torch.testing.assert_close(small(mean[None])[0], mean + small.shift.double(), rtol=0, atol=1e-6 + 1e-5 * far)
+    assert sum(tensor.nbytes for tensor in small.tensors) == map_bytes(60, small.rank, dtype)
     size = float((transport(source) - source).norm(dim=1).max())
     error = float((small(source) - transport(source)).norm(dim=1).max())
     assert error <= {"int8": 0.05, "float16": 4e-3, "float32": 1e-6}[dtype] * size + 1e-5 * far
