@@ -32,7 +32,7 @@ from mega_pl.data.relations import relations
 from mega_pl.edits import ContentRouter, RouterConfig
 from mega_pl.edits.routing import Prompts
 from mega_pl.edits.storage import write_text
-from mega_pl.fitting import EditFitter, FitConfig, MapConfig, PromptConfig, settings
+from mega_pl.fitting import EditFitter, FitConfig, PromptConfig, settings
 from mega_pl.functional import Transports
 from mega_pl.module import MegaModule
 
@@ -48,7 +48,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("model", nargs="?", default="lab-gpt2", help="a lab model, a folder or a name on the hub")
     parser.add_argument("--edits", type=int, default=10000)
     parser.add_argument("--sites", type=int, default=4)
-    parser.add_argument("--rank", type=int, default=MapConfig().directions)
+    parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--cost", type=int, nargs=2, help="two numbers of edits to fit for real")
     parser.add_argument("--use", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)

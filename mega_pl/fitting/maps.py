@@ -45,9 +45,9 @@ class MapConfig:
     max_rank: int = 32
     regularization: float = 1e-2
     relative: bool = True
-    directions: int | None = 8
-    object_directions: int | None = 2
-    dtype: MapDtype = "int8"
+    directions: int | None = None
+    object_directions: int | None = None
+    dtype: MapDtype = "float32"
     strength: float = 1.0
     whole: bool = True
 

@@ -28,7 +28,7 @@ ROME = PromptSet(
     facts=0,
 )
 SITES = [Site(1, "resid_mid"), Site(2, "resid_mid"), Site(3, "resid_post")]
-WHOLE = MapConfig(directions=None, object_directions=None, dtype="float32")
+WHOLE = MapConfig()
 SHIFT = replace(WHOLE, estimator="mean_shift")
 
 

@@ -23,7 +23,7 @@ REQUESTS = [
 ]
 PROMPTS = PromptConfig(prefixes=1)
 OWN = [phrasings(request, PROMPTS) for request in REQUESTS]
-NONE, SHIFT = (MapConfig(estimator=estimator, dtype="float32") for estimator in ("none", "mean_shift"))
+NONE, SHIFT = MapConfig(estimator="none"), MapConfig(estimator="mean_shift")
 FAST = RefineConfig(steps=20, lr=0.05)
 
 
