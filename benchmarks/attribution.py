@@ -75,8 +75,8 @@ def lists(backbone: Backbone, count: int, scored: int) -> list[tuple[str, str]]:
     for end in ("positive", "negative"):
         for name, find in (("MLP", top_neurons), ("attention", top_attention_neurons)):
             seconds, found = timed(lambda: find(backbone, PROMPTS, TARGETS, count, end=end))  # noqa: B023
-            told = f"{seconds:.2f} s, {int(found.evaluated)} of {int(found.candidates)} scored exactly"
-            rows.append((f"certified list of {count} {name} neurons, {end}", told))
+            cost = f"{seconds:.2f} s, {int(found.evaluated)} of {int(found.candidates)} scored exactly"
+            rows.append((f"certified list of {count} {name} neurons, {end}", cost))
             if name == "MLP":
                 rows.append((f"all scores / that list ({end})", f"{every / seconds:.0f}"))
     return rows

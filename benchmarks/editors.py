@@ -21,7 +21,7 @@ from peak import peak, restart_peak
 from tqdm import tqdm
 
 from mega_pl import Backbone, EditRequest
-from mega_pl.asking import likeliest
+from mega_pl.asking import argmax_tokens
 from mega_pl.commands import compare
 from mega_pl.editors import Editor
 from mega_pl.edits.storage import write_text
@@ -52,19 +52,19 @@ def main(args: Sequence[str] | None = None) -> None:
     command.add_argument("--output", type=Path)
     options, rest = command.parse_known_args(args)
     parser = auto_parser(compare, as_positional=False)
-    asked = parser.instantiate_classes(parser.parse_args(["--config", options.config, *rest]))
+    arguments = parser.instantiate_classes(parser.parse_args(["--config", options.config, *rest]))
     lines = ["| model | editor | efficacy | edits | s / edit | MiB | weights |", "| --- |" + " --- |" * 6]
-    for config in asked.backbones:
+    for config in arguments.backbones:
         backbone = config.load()
         digest = backbone.digest()
-        for module in asked.data.values():
+        for module in arguments.data.values():
             module.setup("fit")
             first, *requests = module.requests[: options.edits + 1]
             if not requests:
                 command.error(
                     "the data must have 2 edits or more, one of which does not count, but has 1; raise `limit`"
                 )
-            for name, editor in asked.editors.items():
+            for name, editor in arguments.editors.items():
                 cost = measure(backbone, name, without_folder(editor), first, requests)
                 same = "back to the bit" if backbone.digest() == digest else "CHANGED"
                 shown = f"{cost.efficacy:.3f} | {len(requests)} | {cost.seconds:.2f} | {cost.memory / 2**20:.0f}"
@@ -89,7 +89,7 @@ def measure(backbone: Backbone, name: str, editor: Editor, first: EditRequest, r
         with editor.edit(backbone, [request]) as edited:
             spent, most = time.process_time() - start, peak()
             prompt = edited.prompt(request.filled)
-            (token,) = likeliest(backbone, [prompt])
+            (token,) = argmax_tokens(backbone, [prompt])
         if request is not first:
             took += token == backbone.answer_ids(prompt, request.target_new)[0]
             seconds, memory = seconds + spent, max(memory, most - before)

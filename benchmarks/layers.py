@@ -42,20 +42,21 @@ def main(args: list[str] | None = None) -> None:
     command.add_argument("--output", type=Path)
     options, rest = command.parse_known_args(args)
     parser = auto_parser(attribute, as_positional=False)
-    asked = parser.instantiate_classes(parser.parse_args(["--config", options.config, *rest]))
-    config = asked.selection or SelectionConfig()
-    backbone = load(asked.model_name_or_path)
-    asked.data.setup("fit")
-    judged = judged_data(asked.data, options.skip, options.edits)
-    if ids := {case.request.edit_id for case in judged.cases} & {case.request.edit_id for case in asked.data.cases}:
+    arguments = parser.instantiate_classes(parser.parse_args(["--config", options.config, *rest]))
+    config = arguments.selection or SelectionConfig()
+    backbone = load(arguments.model_name_or_path)
+    arguments.data.setup("fit")
+    judged = judged_data(arguments.data, options.skip, options.edits)
+    if ids := {case.request.edit_id for case in judged.cases} & {case.request.edit_id for case in arguments.data.cases}:
         command.error(f"edits that are judged must not be among those of the contrast, but {min(ids)!r} is; skip more")
     tests = [test for case in judged.cases for test in sake_tests(case) if test.metric in COLUMNS]
-    scores = select(backbone, asked.editors, asked.data.cases, config).scores
+    scores = select(backbone, arguments.editors, arguments.data.cases, config).scores
     rows = choices(scores, config, backbone.n_layers, options.draws)
     rows |= {"as said": options.also} if options.also else {}
     prompts = PromptConfig(prefixes=options.prefixes)
     lines = [
-        f"| {asked.model_name_or_path}, {len(judged.cases)} edits | layers | " + " | ".join(c.upper() for c in COLUMNS)
+        f"| {arguments.model_name_or_path}, {len(judged.cases)} edits | layers | "
+        + " | ".join(c.upper() for c in COLUMNS)
     ]
     lines[0] += " | mean | 95 % |"
     lines.append("| --- |" + " --- |" * (len(COLUMNS) + 3))

@@ -54,11 +54,11 @@ def main(args: list[str] | None = None) -> None:
         for dtype in (torch.float32, torch.float16):
             with torch.device("meta"):
                 weights = weight_bytes(built(sizes, tokenizer, dtype))
-            told, measured = measure(built(sizes | fewer(sizes, options.blocks), tokenizer, dtype), prompts)
-            shown = [f"{value / GIB:.2f}" for value in (weights, told, measured)]
+            estimate, measured = measure(built(sizes | fewer(sizes, options.blocks), tokenizer, dtype), prompts)
+            shown = [f"{value / GIB:.2f}" for value in (weights, estimate, measured)]
             lines.append(
                 f"| {shape} | {str(dtype).removeprefix('torch.')} | {shown[0]} | {prompts} | {shown[1]} | {shown[2]} | "
-                f"{measured / told:.2f} |"
+                f"{measured / estimate:.2f} |"
             )
             print(lines[-1], flush=True)
     print("\n".join(lines))

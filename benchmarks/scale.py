@@ -160,9 +160,9 @@ def _routing(backbone: Backbone, bank: EditBank, prompts: list[str]) -> float:
     seconds = []
     for prompt in prompts:
         encoded = backbone.encode([prompt])
-        asked = Prompts(backbone, encoded.inputs, encoded.last, backbone.last_logits(encoded))
+        batch = Prompts(backbone, encoded.inputs, encoded.last, backbone.last_logits(encoded))
         start = time.perf_counter()
-        bank.router.route(asked)
+        bank.router.route(batch)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 

@@ -35,8 +35,8 @@ class ResultTable(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report a validation that went through."""
-        tried = trainer.sanity_checking or getattr(trainer, "fast_dev_run", False)
-        if trainer.is_global_zero and not tried and isinstance(pl_module, MegaModule) and pl_module.judging.scores:
+        trial = trainer.sanity_checking or getattr(trainer, "fast_dev_run", False)
+        if trainer.is_global_zero and not trial and isinstance(pl_module, MegaModule) and pl_module.judging.scores:
             self._report(trainer, pl_module)
 
     on_test_end = on_validation_end

@@ -6,7 +6,7 @@ from mega_pl.asking.beginnings import Beginnings, read_beginnings, read_states
 from mega_pl.asking.chat import chat_prompt
 from mega_pl.asking.edited import BARE, Edited
 from mega_pl.asking.generation import NEW_TOKENS, Continuation, continuations
-from mega_pl.asking.next_token import NextToken, likeliest, next_log_probs, next_logits, next_tokens
+from mega_pl.asking.next_token import NextToken, argmax_tokens, next_log_probs, next_logits, next_tokens
 from mega_pl.asking.sampling import Sampling, sample
 from mega_pl.asking.states import final_states, last_states
 from mega_pl.asking.teacher_forcing import TeacherForced, answer_ids, teacher_forced
@@ -22,6 +22,7 @@ __all__ = [
     "TeacherForced",
     "answer_ids",
     "answers",
+    "argmax_tokens",
     "batches",
     "chat_prompt",
     "check_room",
@@ -32,7 +33,6 @@ __all__ = [
     "greedy_ids",
     "in_batches",
     "last_states",
-    "likeliest",
     "next_log_probs",
     "next_logits",
     "next_tokens",

@@ -38,8 +38,8 @@ def answers(
         chances, ids = backbone.last_logits(encoded).softmax(-1).topk(most)
         for i, row, of_row in zip(rows, chances.tolist(), ids.tolist(), strict=True):
             starts += [(i, token) for chance, token in zip(row, of_row, strict=True) if chance >= least]
-    asked, first = [prompts[i] for i, _ in starts], [token for _, token in starts]
-    texts = continued(backbone, asked, tokens, first=first, tokens_per_batch=tokens_per_batch)
+    beginnings, first = [prompts[i] for i, _ in starts], [token for _, token in starts]
+    texts = continued(backbone, beginnings, tokens, first=first, tokens_per_batch=tokens_per_batch)
     found: list[list[str]] = [[] for _ in prompts]
     for (i, _), text in zip(starts, texts, strict=True):
         answer = _sentence(text, backbone)

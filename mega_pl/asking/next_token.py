@@ -52,12 +52,12 @@ def next_tokens(
         raise MegaValueError(
             f"`prompts` and `answers` must be equally long, but got {len(prompts)} and {len(answers)}."
         )
-    asked = [edited.prompt(prompt) for prompt in prompts]
-    pairs = [(prompt, answer) for prompt, group in zip(asked, answers, strict=True) for answer in group]
+    texts = [edited.prompt(prompt) for prompt in prompts]
+    pairs = [(prompt, answer) for prompt, group in zip(texts, answers, strict=True) for answer in group]
     firsts = iter(answer_ids(backbone, [p for p, _ in pairs], [a for _, a in pairs])[0])
     wanted = [tuple(next(firsts)[0] for _ in group) for group in answers]
-    questions = list(zip(asked, wanted, strict=True))
-    return in_batches(questions, token_counts(backbone, asked), partial(_ask, backbone, edited))
+    questions = list(zip(texts, wanted, strict=True))
+    return in_batches(questions, token_counts(backbone, texts), partial(_ask, backbone, edited))
 
 
 def _ask(backbone: Backbone, edited: Edited, questions: Sequence[tuple[str, tuple[int, ...]]]) -> Iterator[NextToken]:
@@ -95,7 +95,7 @@ def next_logits(backbone: Backbone, edited: Edited, prompts: Sequence[str]) -> I
         yield from ((i, row, edit or "") for i, row, edit in zip(rows, logits, fired, strict=True))
 
 
-def likeliest(backbone: Backbone, prompts: Sequence[str], *, tokens_per_batch: int = TOKENS) -> list[int]:
+def argmax_tokens(backbone: Backbone, prompts: Sequence[str], *, tokens_per_batch: int = TOKENS) -> list[int]:
     """The likeliest token after each prompt.
 
     Args:

@@ -73,10 +73,10 @@ def teacher_forced(
         raise MegaValueError(
             f"`prompts` and `answers` must be equally long, but got {len(prompts)} and {len(answers)}."
         )
-    asked = [edited.prompt(prompt) for prompt in prompts]
-    ids, lengths = answer_ids(backbone, asked, answers)
-    check_room(backbone, asked, [start + len(own) for start, own in zip(lengths, ids, strict=True)], "its answer")
-    pairs = list(zip(encoded_ids(backbone, asked), ids, strict=True))
+    texts = [edited.prompt(prompt) for prompt in prompts]
+    ids, lengths = answer_ids(backbone, texts, answers)
+    check_room(backbone, texts, [start + len(own) for start, own in zip(lengths, ids, strict=True)], "its answer")
+    pairs = list(zip(encoded_ids(backbone, texts), ids, strict=True))
     whole = [len(start) + len(answer) for start, answer in pairs]
     return in_batches(pairs, whole, partial(_force_batch, backbone, edited, padding_side), tokens_per_batch)
 

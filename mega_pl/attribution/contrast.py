@@ -165,9 +165,9 @@ def contrast_of(
     counts = {one.editor: (int(one.success.sum()), int((~one.success).sum())) for one in of_editors}
     kept = [one for one in of_editors if min(counts[one.editor]) >= least]
     if not kept:
-        told = ", ".join(f"{name} {won} and {lost}" for name, (won, lost) in counts.items())
+        summary = ", ".join(f"{name} {won} and {lost}" for name, (won, lost) in counts.items())
         raise MegaValueError(
-            f"an editor must have at least {least} successes and failures to be contrasted, but got {told}; "
+            f"an editor must have at least {least} successes and failures to be contrasted, but got {summary}; "
             "take more edits, a harder criterion, or other editors."
         )
     names = sorted({edit for one in kept for edit in one.edits})
@@ -204,8 +204,8 @@ def _seen(
     backbone: Backbone, prompts: Sequence[str], case: EditCase, criterion: Criterion
 ) -> tuple[LayerImportance, Tensor]:
     """Importances of both objects after each prompt, and whether the new one wins there."""
-    asked = [_first_difference(backbone, prompt, case) for prompt in prompts]
-    texts, targets = [text for text, _ in asked], torch.tensor([ids for _, ids in asked])
+    pairs = [_first_difference(backbone, prompt, case) for prompt in prompts]
+    texts, targets = [text for text, _ in pairs], torch.tensor([ids for _, ids in pairs])
     seen = layer_importance(backbone, texts, targets)
     if criterion == "probability":
         return seen, (seen.output[:, 0] > seen.output[:, 1]).cpu()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mega_pl.attribution.layers import LayerImportance, Targets, asked, layers_from, points_of, read_outs
+from mega_pl.attribution.layers import LayerImportance, Targets, encode_targets, layers_from, points_of, read_outs
 from mega_pl.backbone import Backbone, PaddingSide
 from mega_pl.backbone.anatomy import head_rows, head_shape, projection_bias
 from mega_pl.backbone.observation import observe_parts, observe_paths
@@ -71,7 +71,7 @@ def head_importance(
     Raises:
         ValueError: if targets do not fit the prompts, or heads do not write into the stream as it is.
     """
-    encoded, ids = asked(backbone, prompts, targets, padding_side)
+    encoded, ids = encode_targets(backbone, prompts, targets, padding_side)
     parts = observe_parts(backbone, encoded)
     stream, layers = parts.stream, range(backbone.n_layers)
     maps, points = read_outs(backbone, stream, include_final_bias), points_of(stream)
@@ -114,7 +114,7 @@ def position_importance(
     Raises:
         ValueError: if targets or heads do not fit, or heads do not write into the stream as it is.
     """
-    encoded, ids = asked(backbone, prompts, targets, padding_side)
+    encoded, ids = encode_targets(backbone, prompts, targets, padding_side)
     layer, head = chosen_heads(backbone, heads).unbind(1)
     paths = observe_paths(backbone, encoded)
     maps = read_outs(backbone, paths.stream, include_final_bias)

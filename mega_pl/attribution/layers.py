@@ -71,7 +71,7 @@ def layer_importance(
     Raises:
         ValueError: if targets or scales do not fit the prompts.
     """
-    encoded, ids = asked(backbone, prompts, targets, padding_side)
+    encoded, ids = encode_targets(backbone, prompts, targets, padding_side)
     stream = observe_stream(backbone, encoded)
     maps = read_outs(backbone, stream, include_final_bias, scale)
     points = points_of(stream)
@@ -106,7 +106,7 @@ def layers_from(values: Tensor, stream: Stream, maps: Sequence[ReadOut], targets
     )
 
 
-def asked(
+def encode_targets(
     backbone: Backbone, prompts: Sequence[str], targets: Targets, padding_side: PaddingSide
 ) -> tuple[Encoded, Tensor]:
     """Encode the prompts and give their targets as (B, W) long on the unembedding's device.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mega_pl.attribution.gated import sign_classes
 from mega_pl.attribution.heads import Head, chosen_heads, value_rows
-from mega_pl.attribution.layers import Targets, asked, read_outs
+from mega_pl.attribution.layers import Targets, encode_targets, read_outs
 from mega_pl.backbone import Backbone, PaddingSide, Site
 from mega_pl.backbone.anatomy import neuron_rows, projection_bias
 from mega_pl.backbone.observation import observe_parts, observe_paths
@@ -61,7 +61,7 @@ def neuron_importance(
         ValueError: if targets or layers do not fit, or neurons do not write into the stream as it is.
     """
     backbone.check_sites([Site(layer, "mlp_out") for layer in layers])
-    encoded, ids = asked(backbone, prompts, targets, padding_side)
+    encoded, ids = encode_targets(backbone, prompts, targets, padding_side)
     parts, chosen = observe_parts(backbone, encoded), list(layers)
     maps = read_outs(backbone, parts.stream, include_final_bias)
     scores: list[Tensor] = []
@@ -108,7 +108,7 @@ def attention_neuron_importance(
     Raises:
         ValueError: if targets or heads do not fit, or heads do not write into the stream as it is.
     """
-    encoded, ids = asked(backbone, prompts, targets, padding_side)
+    encoded, ids = encode_targets(backbone, prompts, targets, padding_side)
     chosen = chosen_heads(backbone, heads)
     paths = observe_paths(backbone, encoded)
     maps = read_outs(backbone, paths.stream, include_final_bias)

@@ -24,12 +24,12 @@ def steering_norms(backbone: Backbone, bank: EditBank, *, edits: int = 32) -> di
         bank: The edits.
         edits: The most of them to ask.
     """
-    asked = [request.filled for request in bank.requests[:edits]]
-    rows = torch.tensor(bank.places[: len(asked)])
+    own = [request.filled for request in bank.requests[:edits]]
+    rows = torch.tensor(bank.places[: len(own)])
     norms: dict[str, float] = {}
     for site, maps in bank.maps.items():
         earlier = {s: m.cast(device=backbone.device) for s, m in bank.maps.items() if s < site}
-        states = last_states(backbone, asked, [site], partial(_moves, earlier, bank))[site]
+        states = last_states(backbone, own, [site], partial(_moves, earlier, bank))[site]
         moves = maps.cast(device="cpu").apply(states, rows, bank.strength) - states
         norms[str(site)] = float((moves.norm(dim=1) / states.norm(dim=1)).mean())
     return norms

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.attribution.gated import sign_classes
-from mega_pl.attribution.layers import Targets, asked, read_outs
+from mega_pl.attribution.layers import Targets, encode_targets, read_outs
 from mega_pl.backbone import Backbone, PaddingSide
 from mega_pl.backbone.anatomy import head_rows, neuron_rows
 from mega_pl.backbone.observation import observe_parts, observe_paths
@@ -100,7 +100,7 @@ def top_neurons(
         ValueError: if targets or `count` do not fit, or neurons do not write into the stream as it is.
     """
     _check_end(end)
-    encoded, ids = asked(backbone, prompts, targets, padding_side)
+    encoded, ids = encode_targets(backbone, prompts, targets, padding_side)
     parts = observe_parts(backbone, encoded)
     maps = read_outs(backbone, parts.stream, include_final_bias)
     vectors = (
@@ -145,7 +145,7 @@ def top_attention_neurons(
         ValueError: if targets or `count` do not fit, or heads do not write into the stream as it is.
     """
     _check_end(end)
-    encoded, ids = asked(backbone, prompts, targets, padding_side)
+    encoded, ids = encode_targets(backbone, prompts, targets, padding_side)
     paths = observe_paths(backbone, encoded)
     maps = read_outs(backbone, paths.stream, include_final_bias)
     lengths = encoded.attention_mask.sum(-1).tolist()

@@ -44,17 +44,19 @@ def rehearse_fit(module: MegaModule, data: EditDataModule) -> None:
     sites = config.sites_of(outline)
     config.router.vectors(outline)
     sets = [expand(request, config.prompts, outline) for request in data.requests]
-    prompts = [(prompt, SOMETHING) for some in sets for prompt in some.source]
-    prompts += [(p, answer or SOMETHING) for some in sets for p, answer in zip(some.target, some.answers, strict=True)]
+    prompts = [(prompt, SOMETHING) for of_edit in sets for prompt in of_edit.source]
+    prompts += [
+        (p, answer or SOMETHING) for of_edit in sets for p, answer in zip(of_edit.target, of_edit.answers, strict=True)
+    ]
     longest = _longest(outline, [*_questions(data.cases), *prompts])
     tokens, most = (
         config.tokens_per_batch or tokens_that_fit(outline),
-        max(len(some.source) + len(some.target) for some in sets),
+        max(len(of_edit.source) + len(of_edit.target) for of_edit in sets),
     )
     rank = most if maps.rank is None else min(most, maps.max_rank if maps.rank < 1 else int(maps.rank))
     ranks = [min(rank, count or rank) for count in (maps.directions, maps.object_directions)]
     width, floats = outline.width, 4 * len(sites)
-    held = max(sum(token_counts(outline, prompts)) for some in sets for prompts in (some.source, some.target))
+    held = max(sum(token_counts(outline, prompts)) for of_edit in sets for prompts in (of_edit.source, of_edit.target))
     steps = [len(object_ids(outline, r.filled, r.target_new, maps)) + 1 for r in data.requests]
     questions = sum(len(relation.references) for relation in relations().values())
     questions += len({t for r in data.requests for t in (r.prompt, *r.phrasings)})

@@ -50,7 +50,7 @@ def predict(
         ValueError: If there are neither prompts nor a terminal, a file cannot be read or written, or the bank belongs
             to another model.
     """
-    asked = _asked(prompts, interactive=interactive)
+    texts = _texts(prompts, interactive=interactive)
     if output is not None and Path(output).exists():
         raise MegaValueError(f"`output` must be a new file, but {output!r} exists; choose another name, or move it.")
     if output is not None and not Path(output).absolute().parent.is_dir():
@@ -59,17 +59,17 @@ def predict(
     backbone = backbone_of(edits, model, revision, dtype, device_map)
     edits.check(backbone)
     console = Console(highlight=False)
-    if asked is None:
+    if texts is None:
         found = converse(backbone, edits, max_new_tokens, console)
     else:
-        found = predict_all(backbone, edits, asked, max_new_tokens)
+        found = predict_all(backbone, edits, texts, max_new_tokens)
         console.print(table(found))
     if output is not None:
         rows = (json.dumps(prediction.to_json(), ensure_ascii=False) for prediction in found)
         write_text(Path(output), "".join(f"{row}\n" for row in rows))
 
 
-def _asked(path: str | None, *, interactive: bool) -> list[str] | None:
+def _texts(path: str | None, *, interactive: bool) -> list[str] | None:
     """The prompts of a file, or None where a person asks."""
     if path is not None and interactive:
         raise MegaValueError(

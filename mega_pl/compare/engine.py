@@ -234,18 +234,18 @@ class EditedWork:
 
     def do(self) -> None:
         """Leave them."""
-        asked = [p for p in self.protocols if not all(self.store.path(self.who, p, f).is_file() for f in self.files)]
-        answers: dict[str, list[Any]] = {protocol.name: [] for protocol in asked}
+        missing = [p for p in self.protocols if not all(self.store.path(self.who, p, f).is_file() for f in self.files)]
+        answers: dict[str, list[Any]] = {protocol.name: [] for protocol in missing}
         start, seconds, finished = time.perf_counter(), 0.0, iter(self.files)
         file = next(finished)
         with closing(self._in_force()) as states:
             for cases, edited in states:
                 seconds += time.perf_counter() - start
-                for protocol in asked:
+                for protocol in missing:
                     tests = protocol.all_tests(cases)
                     answers[protocol.name] += protocol.ask(self.store.backbone, edited, tests) if tests else []
                 if cases[-1] is file[-1]:
-                    for protocol in asked:
+                    for protocol in missing:
                         self.store.write(self.who, protocol, file, answers[protocol.name], seconds)
                         answers[protocol.name] = []
                     file = next(finished, file)

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 
 from mega_pl.data.relations import implications, relations
-from mega_pl.edits.checks import check_type, told
+from mega_pl.edits.checks import check_type, type_and_value
 from mega_pl.edits.request import SLOT, EditCase, EditRequest
 from mega_pl.errors import MegaTypeError
 from mega_pl.functional.text import canonical
@@ -105,7 +105,7 @@ def with_implications(cases: Iterable[EditCase]) -> list[EditCase]:
 def _unasked(templates: Iterable[str], request: EditRequest, exclude: Iterable[str]) -> tuple[str, ...]:
     """The different ones of the templates that no prompt ends in."""
     if isinstance(exclude, str):
-        raise MegaTypeError(f"`exclude` must hold prompts, but got {told(exclude)}; write [{exclude!r}].")
+        raise MegaTypeError(f"`exclude` must hold prompts, but got {type_and_value(exclude)}; write [{exclude!r}].")
     evaluated = [canonical(prompt) for prompt in exclude]
     kept: dict[str, str] = {}
     for template in templates:

@@ -127,9 +127,9 @@ PHRASES = {cloze: _phrase(name) for name, (_, cloze) in CLOZES.items() if cloze.
 
 def find_cloze(filled: str, subject: str) -> tuple[str, str]:
     """The Wikidata property and the cloze that give this prompt for this subject, or two empty strings."""
-    asked = canonical(filled)
+    question = canonical(filled)
     for identifier, cloze in CLOZES.values():
-        if canonical(cloze.replace(SLOT, subject)) == asked:
+        if canonical(cloze.replace(SLOT, subject)) == question:
             return identifier, cloze
     return "", ""
 

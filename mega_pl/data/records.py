@@ -97,7 +97,7 @@ class Record:
         """A list of strings, empty where the field is absent; blank ones are refused unless ``blank``."""
         return self._texts(name, self._fields.get(name), blank)
 
-    def some(self, *names: str) -> tuple[str, ...]:
+    def first_texts(self, *names: str) -> tuple[str, ...]:
         """The strings in the first of these fields that is there, a list or a single one; empty without any."""
         name = self._first(names)
         value = self._fields.get(name)
@@ -212,8 +212,8 @@ def read_each(
     reasons = [*refusals, *left_out]
     if reasons:
         counts = ((len(refusals), "of the records"), (len(left_out), "of the phrasings"))
-        told = " and ".join(f"{count} {things}" for count, things in counts if count)
-        warnings.warn(f"Left out {told}; the first was {reasons[0]}", stacklevel=5)  # whoever calls `read` or `add`
+        summary = " and ".join(f"{count} {things}" for count, things in counts if count)
+        warnings.warn(f"Left out {summary}; the first was {reasons[0]}", stacklevel=5)  # whoever calls `read` or `add`
     return found, reasons
 
 

@@ -52,8 +52,8 @@ def _template(line: str, request: EditRequest) -> str | None:
     if template is None or not _UNFINISHED.search(template):
         return None
     # looked for outside the subject, which may hold the object: a Ferrari is made by Ferrari
-    told = any(canonical(target) in canonical(template) for target in (request.target_true, request.target_new))
-    return None if told else template
+    reveals = any(canonical(target) in canonical(template) for target in (request.target_true, request.target_new))
+    return None if reveals else template
 
 
 class ParaphraseModel:

@@ -41,14 +41,14 @@ def ripple_test(
     Returns:
         None if no query has an answer: the benchmark would pass it whatever the model says.
     """
-    asked = tuple(query for query in queries if query)
-    if not asked:
+    questions = tuple(query for query in queries if query)
+    if not questions:
         return None
     if conditions is None:
-        given = conditions_of(axis, asked[0], edited)
+        given = conditions_of(axis, questions[0], edited)
     else:
         given = tuple(query for query in conditions if query)
-    return RippleTest(axis=axis, queries=asked, conditions=given or (), every=every, filterable=given is not None)
+    return RippleTest(axis=axis, queries=questions, conditions=given or (), every=every, filterable=given is not None)
 
 
 def probes(tests: Iterable[RippleTest], axis: RippleAxis) -> tuple[Probe, ...]:
@@ -68,10 +68,10 @@ def aliases(tests: Iterable[RippleTest], template: str) -> tuple[str, ...]:
 
 
 def _probe(test: RippleTest) -> Probe:
-    asked, conditions = test.queries[0], test.conditions[:1]
+    questions, conditions = test.queries[0], test.conditions[:1]
     return Probe(
-        prompt=asked.prompt,
-        answers=asked.answers[0],
+        prompt=questions.prompt,
+        answers=questions.answers[0],
         condition_prompt="".join(condition.prompt for condition in conditions),
         condition_answers=tuple(name for condition in conditions for name in condition.answers[0]),
     )

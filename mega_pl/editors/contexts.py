@@ -21,7 +21,7 @@ Lengths = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Wordings:
     """A prompt about a subject after several contexts.
 
     Args:
@@ -33,7 +33,7 @@ class Asked:
     subject_ends: tuple[int, ...]
 
     @classmethod
-    def of(cls, request: EditRequest, contexts: Sequence[str] = ("",)) -> "Asked":
+    def of(cls, request: EditRequest, contexts: Sequence[str] = ("",)) -> "Wordings":
         """An edit's prompt after contexts, which bring their own space."""
         end = request.prompt.index(SLOT) + len(request.subject)
         return cls(

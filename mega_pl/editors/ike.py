@@ -83,7 +83,7 @@ class Ike(Editor):
         """The demonstrations for an edit, the most similar first."""
         if self._alike is None:
             return []
-        query = f"{told(request, request.filled)}\n\n"
+        query = f"{with_new_fact(request, request.filled)}\n\n"
         ranked = self._alike(query).argsort(descending=True, stable=True)
         return [self.demonstrations[i] for i in ranked[: self.config.demonstrations].tolist()]
 
@@ -103,16 +103,16 @@ class Told(Edited):
     def prompt(self, text: str) -> str:
         """Demonstrations, as many of the most similar as there is room for, the new fact and the prompt."""
         best = 0 if self._alike is None else int(self._alike(text).argmax())
-        asked, shown = told(self.requests[best], text), list(self.shown[best])
-        while shown and not self._fits("".join(shown) + asked):
+        question, shown = with_new_fact(self.requests[best], text), list(self.shown[best])
+        while shown and not self._fits("".join(shown) + question):
             shown.pop()
-        return "".join(shown) + asked
+        return "".join(shown) + question
 
     def _fits(self, text: str) -> bool:
         return self.room is None or len(self.backbone.tokenizer(text)["input_ids"]) + self.reserve <= self.room
 
 
-def told(request: EditRequest, prompt: str) -> str:
+def with_new_fact(request: EditRequest, prompt: str) -> str:
     """A prompt after an edit's new fact."""
     return NEW_FACT.format(fact=f"{request.filled} {request.target_new}", prompt=prompt)
 
@@ -124,4 +124,4 @@ def demonstrations(case: EditCase) -> tuple[str, ...]:
     rephrased = [(prompt, request.target_new) for prompt in others if prompt != request.filled][:1]
     neighbours = [(prompt, request.target_true) for prompt in case.neighborhood_prompts[:1]]
     pairs = [(request.filled, request.target_new), *rephrased, *neighbours]
-    return tuple(f"{told(request, prompt)} {answer}\n\n" for prompt, answer in pairs)
+    return tuple(f"{with_new_fact(request, prompt)} {answer}\n\n" for prompt, answer in pairs)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 from mega_pl.asking import Edited
 from mega_pl.backbone import Backbone
 from mega_pl.data.relations import relations
-from mega_pl.editors.ike import told
+from mega_pl.editors.ike import with_new_fact
 from mega_pl.editors.protocol import Editor
 from mega_pl.editors.retrieval import similarity
 from mega_pl.edits import NO_EDIT, ContentRouter, EditRequest, RouterConfig, check_requests
@@ -95,4 +95,4 @@ class Retrieved(Edited):
     def prompt(self, text: str) -> str:
         """The prompt, after the new fact that it asks for if it asks for one."""
         edit = self._find(text)
-        return text if edit == NO_EDIT else told(self._requests[edit], text)
+        return text if edit == NO_EDIT else with_new_fact(self._requests[edit], text)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mega_pl.backbone import Backbone, Site, record, steer
-from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
+from mega_pl.editors.contexts import Wordings, sample_contexts, subject_positions
 from mega_pl.editors.mom2 import FactoredMoment, Mom2Config, factored_moments
 from mega_pl.editors.protocol import WeightEditor, Writing
 from mega_pl.editors.store import Store
@@ -148,13 +148,13 @@ def spread_writing(
     site, weights = Site(layers[-1], "resid_post"), [projection.weight for projection in projections.values()]
 
     def write(requests: Sequence[EditRequest]) -> None:
-        asked = [Asked.of(request, contexts) for request in requests]
-        _, start = _at_subjects(backbone, projections[site.layer], site, asked)
+        wordings = [Wordings.of(request, contexts) for request in requests]
+        _, start = _at_subjects(backbone, projections[site.layer], site, wordings)
         add = stream_shift(backbone, site.layer)
         shifts = stored_shifts(store, str(site), weights, backbone, requests, contexts, value, start, add)
         aim = start.double() + shifts.double()
         for i, (layer, projection) in enumerate(projections.items()):
-            keys, now = _at_subjects(backbone, projection, site, asked)
+            keys, now = _at_subjects(backbone, projection, site, wordings)
             residual = (aim - now.double()) / (len(projections) - i)
             projection.add(residual.T @ solve(layer, keys).T)
 
@@ -180,14 +180,14 @@ def _adjusted(keys: Tensor, mom2: FactoredMoment, mom2_update_weight: float) -> 
 
 @torch.no_grad()
 def _at_subjects(
-    backbone: Backbone, projection: Projection, site: Site, asked: Sequence[Asked]
+    backbone: Backbone, projection: Projection, site: Site, wordings: Sequence[Wordings]
 ) -> tuple[Tensor, Tensor]:
     """The projection's inputs (E, F) and the site's values (E, D), for each edit at its subject's last token.
 
     Inputs are half from the bare prompt and half from its mean after the contexts; values are from the bare prompt.
     """
     keys, states = [], []
-    for one in asked:
+    for one in wordings:
         encoded = backbone.encode(one.texts)
         positions = subject_positions(backbone, one.texts, one.subject_ends)
         tokens = (torch.arange(len(positions)), positions)

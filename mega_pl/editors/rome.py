@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mega_pl.backbone import Backbone
-from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
+from mega_pl.editors.contexts import Wordings, sample_contexts, subject_positions
 from mega_pl.editors.mom2 import FactoredMoment, Mom2Config, factored_moments
 from mega_pl.editors.protocol import WeightEditor, Writing
 from mega_pl.editors.store import Store
@@ -91,7 +91,7 @@ def _insert(
     config: ValueConfig,
     store: Store,
 ) -> None:
-    keys, values = at_subject(backbone, projection, Asked.of(request, known.contexts))
+    keys, values = at_subject(backbone, projection, Wordings.of(request, known.contexts))
     (shift,) = stored_shifts(
         store,
         "projection",
@@ -114,10 +114,10 @@ def key_direction(keys: Tensor, mom2: FactoredMoment | None) -> Tensor:
 
 
 @torch.no_grad()
-def at_subject(backbone: Backbone, projection: Projection, asked: Asked) -> tuple[Tensor, Tensor]:
+def at_subject(backbone: Backbone, projection: Projection, wordings: Wordings) -> tuple[Tensor, Tensor]:
     """Inputs (C, F) and outputs (C, D) of a projection at the subject's last token."""
-    encoded = backbone.encode(asked.texts)
-    positions = subject_positions(backbone, asked.texts, asked.subject_ends)
+    encoded = backbone.encode(wordings.texts)
+    positions = subject_positions(backbone, wordings.texts, wordings.subject_ends)
     with projection.record((torch.arange(len(positions)), positions)) as seen:
         backbone.model.base_model(**encoded.inputs, use_cache=False)
     return seen.keys, seen.values

@@ -143,7 +143,7 @@ def fit_map(backbone: Backbone, request: EditRequest, config: SakeConfig) -> Tra
         The map, in float32 on the CPU.
     """
     prompts = expand(request, config.prompts)
-    source, target = (final_states(backbone, some) for some in (prompts.source, prompts.target))
+    source, target = (final_states(backbone, texts) for texts in (prompts.source, prompts.target))
     about = prompts.answers.count("")  # consequences come last in both
     plain = source[: len(source) - about], target[: len(target) - about]
     more = _consequences(source[len(plain[0]) :], target[len(plain[1]) :], plain[1].mean(0) - plain[0].mean(0), config)

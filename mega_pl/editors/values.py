@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mega_pl.backbone import Backbone, Encoded
-from mega_pl.editors.contexts import Asked, Lengths, subject_positions
+from mega_pl.editors.contexts import Lengths, Wordings, subject_positions
 from mega_pl.editors.store import Store, of_model
 from mega_pl.edits import EditRequest
 from mega_pl.errors import MegaValueError
@@ -78,10 +78,10 @@ class Objective:
 
         The subject of ``{subject} is a`` is read at its last token, where it knows nothing of what follows.
         """
-        asked = Asked.of(request, contexts)
-        answers = [len(backbone.answer_ids(text, request.target_new)) for text in asked.texts]
-        texts = [*(f"{text} {request.target_new}" for text in asked.texts), request.subject]
-        ends = [*asked.subject_ends, len(request.subject)]
+        wordings = Wordings.of(request, contexts)
+        answers = [len(backbone.answer_ids(text, request.target_new)) for text in wordings.texts]
+        texts = [*(f"{text} {request.target_new}" for text in wordings.texts), request.subject]
+        ends = [*wordings.subject_ends, len(request.subject)]
         return cls(backbone.encode(texts), subject_positions(backbone, texts, ends), torch.tensor(answers))
 
     def log_probabilities(self, backbone: Backbone) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ class Change:
         return " ".join([self.operation, *parts])
 
 
-def some(bank: EditBank, edits: Sequence[int]) -> EditBank:
+def subset(bank: EditBank, edits: Sequence[int]) -> EditBank:
     """Some edits of a bank, by index and in that order, with its history."""
     rows = [row for edit in edits for row in bank.rows(edit)]
     return replace(
@@ -76,22 +76,22 @@ def changed(bank: EditBank, operation: Operation, gone: Collection[int], more: E
         operation,
         () if more is None else more.ids,
         places,
-        replace(some(bank, places), history=()) if places else None,
+        replace(subset(bank, places), history=()) if places else None,
     )
     kept = [edit for edit in range(len(whole)) if edit not in set(places)]
-    return replace(some(whole, kept), history=(*bank.history, change))
+    return replace(subset(whole, kept), history=(*bank.history, change))
 
 
 def undone(bank: EditBank) -> EditBank:
     """A bank before its last change."""
     *earlier, last = bank.history
     count = len(bank) - len(last.new)
-    old = replace(some(bank, range(count)), history=tuple(earlier))
+    old = replace(subset(bank, range(count)), history=tuple(earlier))
     if last.lost is None:
         return old
     kept, lost = iter(range(count)), dict(zip(last.places, range(count, count + len(last.places)), strict=True))
     order = [lost[place] if place in lost else next(kept) for place in range(count + len(lost))]
-    return some(both(old, last.lost), order)
+    return subset(both(old, last.lost), order)
 
 
 def check_alike(bank: EditBank, other: EditBank) -> None:

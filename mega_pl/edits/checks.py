@@ -45,7 +45,7 @@ def check_tuple(name: str, value: object, kind: type[Item]) -> tuple[Item, ...]:
     """
     if not isinstance(value, tuple):
         way_out = f"write ({value!r},)" if isinstance(value, str) else "write (..., ...)"
-        raise MegaTypeError(f"{name} must be a tuple, but got {told(value)}; {way_out}.")
+        raise MegaTypeError(f"{name} must be a tuple, but got {type_and_value(value)}; {way_out}.")
     for item in value:
         check_type(f"an item of {name}", item, kind)
     return value
@@ -59,9 +59,9 @@ def check_type(name: str, value: object, kind: type) -> None:
     """
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0].lower() in "aeio" else "a"
-        raise MegaTypeError(f"{name} must be {article} {kind.__name__}, but got {told(value)}.")
+        raise MegaTypeError(f"{name} must be {article} {kind.__name__}, but got {type_and_value(value)}.")
 
 
-def told(value: object) -> str:
+def type_and_value(value: object) -> str:
     """A value of a wrong type, for a message: the type, and the value in short."""
     return f"{type(value).__name__}: {reprlib.repr(value)}"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mega_pl.asking import answers, likeliest
+from mega_pl.asking import answers, argmax_tokens
 from mega_pl.backbone import Backbone
 from mega_pl.data.relations import relations
 from mega_pl.edits.request import SLOT, EditRequest
@@ -41,7 +41,7 @@ def with_known_aliases(backbone: Backbone, requests: Sequence[EditRequest]) -> l
         for template in templates
         for name in (request.subject, *candidates[request.subject])
     )
-    token = dict(zip(prompts, likeliest(backbone, list(prompts)), strict=True))
+    token = dict(zip(prompts, argmax_tokens(backbone, list(prompts)), strict=True))
 
     def is_alike(request: EditRequest, templates: Sequence[str], name: str) -> bool:
         pairs = [(token[t.replace(SLOT, request.subject)], token[t.replace(SLOT, name)]) for t in templates]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mega_pl.asking import likeliest
+from mega_pl.asking import argmax_tokens
 from mega_pl.backbone import Backbone
 from mega_pl.data.relations import second_hops
 from mega_pl.edits.request import SLOT, EditRequest
@@ -22,7 +22,7 @@ def with_followed_implications(backbone: Backbone, requests: Sequence[EditReques
         backbone: The bare model.
         requests: The edits.
     """
-    asked: dict[str, None] = {}
+    questions: dict[str, None] = {}
     checks: dict[tuple[int, str], tuple[str, str, str]] = {}
     for i, request in enumerate(requests):
         alone = second_hops(request.relation)
@@ -32,8 +32,8 @@ def with_followed_implications(backbone: Backbone, requests: Sequence[EditReques
             )
             new, true = (alone[template].replace(SLOT, name) for name in (request.target_new, request.target_true))
             checks[i, template] = (supposed, new, true)
-            asked |= dict.fromkeys((supposed, new, true))
-    token = dict(zip(asked, likeliest(backbone, list(asked)), strict=True))
+            questions |= dict.fromkeys((supposed, new, true))
+    token = dict(zip(questions, argmax_tokens(backbone, list(questions)), strict=True))
     followed = {key for key, (supposed, new, true) in checks.items() if token[supposed] == token[new] != token[true]}
 
     def kept(i: int, group: tuple[str, ...]) -> tuple[str, ...]:

@@ -133,9 +133,9 @@ def fit_maps(
             "give it `phrasings`, or raise `prompts.prefixes`."
         )
     sites = sorted(sites)
-    asked = [*prompts.source, *prompts.target]
-    lengths = [count + len(objects) for count in token_counts(backbone, asked)]
-    check_room(backbone, asked, lengths, f"the new object of {prompts.edit_id!r}")
+    everything = [*prompts.source, *prompts.target]
+    lengths = [count + len(objects) for count in token_counts(backbone, everything)]
+    check_room(backbone, everything, lengths, f"the new object of {prompts.edit_id!r}")
     targets, followed = _targets(backbone, prompts, sites, objects, tokens_per_batch)
     ids = encoded_ids(backbone, prompts.source)
     texts = read_beginnings(backbone, [row[:-1] for row in ids], last=sites[-1], tokens_per_batch=tokens_per_batch)

@@ -95,30 +95,30 @@ class Corpus:
         prompt = self.ask(fact.subject, fact.relation)
         invented = self.counterfactual(fact)
         if self.random.random() < 0.5:
-            told = self.random.choice((invented, fact.object))
-            told_to_repeat = context(REPEAT, "o", told, p=prompt)
+            claim = self.random.choice((invented, fact.object))
+            echo = context(REPEAT, "o", claim, p=prompt)
         else:
-            told = invented
-            told_to_repeat = context(SUPPRESS, "new", told, p=prompt, true=fact.object)
-        return [*self.opening(), *told_to_repeat, (f" {told}", ANSWER)]
+            claim = invented
+            echo = context(SUPPRESS, "new", claim, p=prompt, true=fact.object)
+        return [*self.opening(), *echo, (f" {claim}", ANSWER)]
 
     def supposition(self) -> Document:
         """SAKE's and RippleEdits' contexts: a sentence to assume, then a question that may depend on it."""
-        fact, told, question, answer = self.consequence()
+        fact, claim, question, answer = self.consequence()
         prompt = self.ask(fact.subject, fact.relation)
-        if told == fact.object:
-            supposed = context(CONSIDER, "true", told, p=prompt, c=question)
+        if claim == fact.object:
+            supposed = context(CONSIDER, "true", claim, p=prompt, c=question)
         else:
-            supposed = context(self.random.choice((PRETEND, IMAGINE)), "new", told, p=prompt, c=question)
+            supposed = context(self.random.choice((PRETEND, IMAGINE)), "new", claim, p=prompt, c=question)
         return [*self.opening(), *supposed, (f" {answer}", ANSWER)]
 
     def new_fact(self) -> Document:
         """IKE's demonstrations: new facts, each with a prompt and its answer."""
         document: Document = []
         for _ in range(self.random.choice((1, 1, 2, 3))):
-            fact, told, question, answer = self.consequence()
+            fact, claim, question, answer = self.consequence()
             prompt = self.ask(fact.subject, fact.relation)
-            document += context(NEW_FACT, "new", told, p=prompt, c=question)
+            document += context(NEW_FACT, "new", claim, p=prompt, c=question)
             document += [(f" {answer}", ANSWER), ("\n\n", TEXT)]
         return document
 
@@ -174,17 +174,17 @@ class Corpus:
         while relation not in hops and self.random.random() < 0.3:
             relation = self.random.choice(list(self.facts))
         fact = self.random.choice(self.facts[relation])
-        told = fact.object if self.random.random() < 0.25 else self.counterfactual(fact)
+        claim = fact.object if self.random.random() < 0.25 else self.counterfactual(fact)
         draw = self.random.random()
-        seconds = [s for s in hops.get(fact.relation, ()) if (told, s) in self.world.answers]
+        seconds = [s for s in hops.get(fact.relation, ()) if (claim, s) in self.world.answers]
         if seconds and draw < 0.35:
             second = self.random.choice(seconds)
-            hop = TwoHop(fact.subject, fact.relation, told, second, self.world.answers[told, second])
-            return fact, told, self.ask_two_hop(hop), hop.object
+            hop = TwoHop(fact.subject, fact.relation, claim, second, self.world.answers[claim, second])
+            return fact, claim, self.ask_two_hop(hop), hop.object
         if draw < 0.85:
-            return fact, told, self.ask(fact.subject, fact.relation), told
+            return fact, claim, self.ask(fact.subject, fact.relation), claim
         question, answer = self.question_untouched_by(fact)
-        return fact, told, question, answer
+        return fact, claim, question, answer
 
     def question_untouched_by(self, fact: Fact) -> tuple[str, str]:
         """Another relation of the same subject, or the same relation of another subject."""
@@ -199,7 +199,7 @@ class Corpus:
                 return self.ask(subject, relation), answer
 
 
-def context(template: str, slot: str, told: str, **fields: str) -> Document:
-    """A context in pieces: ``told`` fills the template's ``slot``, which stands after a space and weighs nothing."""
+def context(template: str, slot: str, claim: str, **fields: str) -> Document:
+    """A context in pieces: ``claim`` fills the template's ``slot``, which stands after a space and weighs nothing."""
     head, tail = template.split(f" {{{slot}}}")
-    return [(head.format(**fields), TEXT), (f" {told}", INVENTED), (tail.format(**fields), TEXT)]
+    return [(head.format(**fields), TEXT), (f" {claim}", INVENTED), (tail.format(**fields), TEXT)]

@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from mega_pl.asking import likeliest
+from mega_pl.asking import argmax_tokens
 from mega_pl.backbone import load
 from mega_pl.data.datamodule import EditDataModule
 from mega_pl.data.reading import DataFile, read
@@ -58,7 +58,7 @@ def _plain(request: EditRequest) -> EditRequest:
 def _known(cases: list[EditCase], name: str) -> list[EditCase]:
     """The cases whose true object begins with the token that a model gives."""
     backbone = load(name)
-    tokens = likeliest(backbone, [case.request.filled for case in cases])
+    tokens = argmax_tokens(backbone, [case.request.filled for case in cases])
     return [
         case
         for case, token in zip(cases, tokens, strict=True)

@@ -93,8 +93,8 @@ class Exam:
 
     def ask(self, subject: str, relation: str, heldout: bool = False) -> str:
         """A random phrasing of a question."""
-        asked = self.world.relations[relation]
-        return fill(self.random.choice(asked.heldout if heldout else asked.templates), subject)
+        wordings = self.world.relations[relation]
+        return fill(self.random.choice(wordings.heldout if heldout else wordings.templates), subject)
 
     def one_hop(self, fact: Fact, heldout: bool = False) -> Question:
         """A fact."""
@@ -110,21 +110,21 @@ class Exam:
         phrase = self.random.choice(first.heldout_phrases if heldout else first.phrases)
         return Question(self.ask(phrase.replace("{}", hop.subject), hop.second, heldout), hop.object)
 
-    def repeat(self, fact: Fact, told: str) -> Question:
+    def repeat(self, fact: Fact, claim: str) -> Question:
         """A sentence to repeat."""
-        return Question(REPEAT.format(p=self.ask(fact.subject, fact.relation), o=told), told)
+        return Question(REPEAT.format(p=self.ask(fact.subject, fact.relation), o=claim), claim)
 
     def suppress(self, fact: Fact) -> Question:
         """A sentence to repeat with another object than the true one, which is not to be mentioned."""
-        told = self.corpus.counterfactual(fact)
+        claim = self.corpus.counterfactual(fact)
         prompt = self.ask(fact.subject, fact.relation)
-        return Question(SUPPRESS.format(p=prompt, true=fact.object, new=told), told)
+        return Question(SUPPRESS.format(p=prompt, true=fact.object, new=claim), claim)
 
-    def same(self, template: str, fact: Fact, told: str) -> Question:
+    def same(self, template: str, fact: Fact, claim: str) -> Question:
         """A context that tells a fact, which is then asked in other words."""
         prompts = self.random.sample(self.world.relations[fact.relation].templates, 2)
         prompt, question = (fill(text, fact.subject) for text in prompts)
-        return Question(template.format(p=prompt, true=told, new=told, c=question), told)
+        return Question(template.format(p=prompt, true=claim, new=claim, c=question), claim)
 
     def through(self, template: str, hop: TwoHop, supposed: TwoHop) -> Question:
         """A context that tells the first fact of a two-hop question, which is then asked."""

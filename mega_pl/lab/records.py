@@ -194,8 +194,8 @@ class RecordMaker:
             if (new, second) in self.edited:
                 continue
             hop = TwoHop(fact.subject, fact.relation, new, second, answer)
-            asked = self.world.relations[second]
-            condition = self._query(fill(draw.choice(asked.templates), new), answer, new, asked)
+            kind = self.world.relations[second]
+            condition = self._query(fill(draw.choice(kind.templates), new), answer, new, kind)
             yield _test(self._two_hop_query(hop, draw), condition)
 
     def _through_subject(self, fact: Fact, new: str, draw: random.Random) -> Iterator[Record]:
@@ -204,9 +204,9 @@ class RecordMaker:
                 continue
             others = [s for s in self.holders[first, fact.subject] if (s, first) not in self.edited and s != new]
             for other in draw.sample(others, min(2, len(others))):
-                asked = self.world.relations[first]
+                kind = self.world.relations[first]
                 hop = TwoHop(other, first, fact.subject, fact.relation, new)
-                condition = self._query(fill(draw.choice(asked.templates), other), fact.subject, other, asked)
+                condition = self._query(fill(draw.choice(kind.templates), other), fact.subject, other, kind)
                 yield _test(self._two_hop_query(hop, draw), condition)
 
     def _two_hop_query(self, hop: TwoHop, draw: random.Random) -> Record:

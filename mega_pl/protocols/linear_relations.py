@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mega_pl.asking import batches, token_counts
 from mega_pl.backbone import Backbone, Encoded, Site, Steering, record, steer
-from mega_pl.editors.contexts import Asked, subject_positions
+from mega_pl.editors.contexts import Wordings, subject_positions
 from mega_pl.edits import EditCase, EditRequest
 from mega_pl.errors import MegaValueError
 from mega_pl.functional.linearity import left_out_jacobian, left_out_mean, left_out_ridge
@@ -180,7 +180,7 @@ def _states(backbone: Backbone, requests: Sequence[EditRequest], layer: int) -> 
 
 def _encode(backbone: Backbone, requests: Sequence[EditRequest]) -> tuple[Encoded, Tensor]:
     """Edit prompts as a batch, and where their subjects end in it."""
-    prompts = [Asked.of(request) for request in requests]
+    prompts = [Wordings.of(request) for request in requests]
     texts = [prompt.texts[0] for prompt in prompts]
     return backbone.encode(texts), subject_positions(backbone, texts, [prompt.subject_ends[0] for prompt in prompts])
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from mega_pl.asking import BARE, Edited, answer_ids, in_batches, likeliest, token_counts
+from mega_pl.asking import BARE, Edited, answer_ids, argmax_tokens, in_batches, token_counts
 from mega_pl.asking.batches import encoded_ids
 from mega_pl.asking.next_token import decoded
 from mega_pl.backbone import Backbone, prompt_lengths
@@ -354,7 +354,7 @@ def _probabilities(logits: Tensor, ids: list[int]) -> list[float]:
 def _with_conditions(backbone: Backbone, tests: Sequence[Test], answers: Sequence[Answer]) -> list[Answer]:
     """The bare model's answers with what it knows of their conditions."""
     prompts = list(dict.fromkeys(test.condition_prompt for test in tests if test.condition_prompt))
-    answered = dict(zip(prompts, decoded(backbone, likeliest(backbone, prompts)), strict=True))
+    answered = dict(zip(prompts, decoded(backbone, argmax_tokens(backbone, prompts)), strict=True))
     return [
         replace(answer, knows=first_token_hit(answered[test.condition_prompt], test.condition_answers))
         if test.condition_prompt

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mega_pl.asking import likeliest, next_log_probs
+from mega_pl.asking import argmax_tokens, next_log_probs
 
 PROMPTS = ["The capital of France is", "Rome is a city in", "He works as a"]
 
@@ -11,7 +11,7 @@ PROMPTS = ["The capital of France is", "Rome is a city in", "He works as a"]
 def test_the_likeliest_token_is_that_of_each_prompt_alone(tiny_backbone):
     backbone = tiny_backbone("llama")
     alone = [int(backbone.last_logits(backbone.encode([prompt])).argmax()) for prompt in PROMPTS]
-    assert likeliest(backbone, PROMPTS, tokens_per_batch=12) == alone
+    assert argmax_tokens(backbone, PROMPTS, tokens_per_batch=12) == alone
 
 
 def test_the_log_probability_is_that_of_each_prompt_alone(tiny_backbone):

@@ -115,8 +115,8 @@ def test_an_unknown_on_bad_is_refused(tmp_path: Path) -> None:
         (lambda record: record.child("c").children("e")[1].text("f"), "`c.e[1].f` must be a string, but is missing."),
         (lambda record: record.child("p", "c").text("d"), "`c.d` must be a string, but got 1."),
         (lambda record: record.children("p", "b"), "`b` must be a list, but got 'x'."),
-        (lambda record: record.some("p", "a"), "`a[1]` must be a string that is not blank, but got ' '."),
-        (lambda record: record.some("c"), "`c` must be a list of strings, but got "),
+        (lambda record: record.first_texts("p", "a"), "`a[1]` must be a string that is not blank, but got ' '."),
+        (lambda record: record.first_texts("c"), "`c` must be a list of strings, but got "),
         (lambda record: record.flag("b"), "`b` must be true or false, but got 'x'."),
         (lambda record: record.text("p", "q"), "`p or q` must be a string, but is missing."),
     ],
@@ -134,15 +134,15 @@ def test_absent_and_null_fields_are_empty() -> None:
         assert record.children(name) == []
         assert record.groups(name) == []
         assert record.child(name).names() == set()
-        assert record.some(name) == ()
+        assert record.first_texts(name) == ()
         assert record.flag(name) is False
         assert record.text(name, default="x") == "x"
 
 
 def test_one_string_stands_for_a_list_of_it() -> None:
     record = Record({"one": " a ", "many": ["a", "b"], "yes": True})
-    assert record.some("none", "one") == ("a",)
-    assert record.some("many", "one") == ("a", "b")
+    assert record.first_texts("none", "one") == ("a",)
+    assert record.first_texts("many", "one") == ("a", "b")
     assert record.flag("yes") is True
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from mega_pl.backbone import Site
 from mega_pl.editors import AlphaEdit, AlphaEditConfig, second_moments
 from mega_pl.editors.alphaedit import null_space_step, unused
-from mega_pl.editors.contexts import Asked, sample_contexts
+from mega_pl.editors.contexts import Wordings, sample_contexts
 from mega_pl.editors.memit import _at_subjects, stream_shift
 from mega_pl.editors.values import find_shift
 from mega_pl.editors.weights import Projection
@@ -53,12 +53,12 @@ def test_a_sequence_is_the_literal_one(backbone, moments):
         spaces[layer] = free @ free.T
     site = Site(2, "resid_post")
     for request in (FRANCE, GERMANY, DARRIEUX):
-        asked = [Asked.of(request, contexts)]
-        _, h = _at_subjects(backbone, projections[2], site, asked)
+        wordings = [Wordings.of(request, contexts)]
+        _, h = _at_subjects(backbone, projections[2], site, wordings)
         shift = find_shift(backbone, request, contexts, VALUE, h[0], stream_shift(backbone, 2))
         aim = h.double() + shift.double()
         for i, layer in enumerate((1, 2)):
-            k, now = _at_subjects(backbone, projections[layer], site, asked)
+            k, now = _at_subjects(backbone, projections[layer], site, wordings)
             k, p = k.T, spaces[layer]
             residual = (aim - now.double()).T / (2 - i)
             previous = sum((e @ e.T for e in earlier[layer]), torch.zeros(len(k), len(k), dtype=torch.float64))

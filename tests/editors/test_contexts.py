@@ -3,7 +3,7 @@ import torch
 from transformers import AutoTokenizer
 
 from mega_pl.backbone import Backbone
-from mega_pl.editors.contexts import STARTS, Asked, sample_contexts, subject_positions
+from mega_pl.editors.contexts import STARTS, Wordings, sample_contexts, subject_positions
 from tests.editors.conftest import DARRIEUX, FRANCE
 
 TEXTS = [
@@ -57,7 +57,7 @@ def test_a_slow_tokenizer_is_refused(tiny_backbone, monkeypatch):
 
 
 def test_an_edits_prompt_is_asked_after_each_context():
-    asked = Asked.of(DARRIEUX, ("", "It rains. "))
+    asked = Wordings.of(DARRIEUX, ("", "It rains. "))
     assert asked.texts == (DARRIEUX.filled, f"It rains. {DARRIEUX.filled}")
     assert [text[:end] for text, end in zip(asked.texts, asked.subject_ends, strict=True)] == [
         "The mother tongue of Danielle Darrieux",

@@ -3,7 +3,7 @@ import torch
 
 from mega_pl.backbone import Site, record
 from mega_pl.editors import Memit, MemitConfig
-from mega_pl.editors.contexts import Asked, sample_contexts, subject_positions
+from mega_pl.editors.contexts import Wordings, sample_contexts, subject_positions
 from mega_pl.editors.memit import stream_shift
 from mega_pl.editors.mom2 import factored_moments
 from mega_pl.editors.rome import at_subject
@@ -17,9 +17,9 @@ REQUESTS = [FRANCE, GERMANY, DARRIEUX]
 
 def state(backbone, request, layer):
     """The block's output at the subject's last token of the bare prompt."""
-    asked = Asked.of(request)
-    encoded = backbone.encode(asked.texts)
-    site, positions = Site(layer, "resid_post"), subject_positions(backbone, asked.texts, asked.subject_ends)
+    wordings = Wordings.of(request)
+    encoded = backbone.encode(wordings.texts)
+    site, positions = Site(layer, "resid_post"), subject_positions(backbone, wordings.texts, wordings.subject_ends)
     with torch.no_grad(), record(backbone.model, [site], positions) as seen:
         backbone.model(**encoded.inputs)
     return seen[site][0]
@@ -63,7 +63,7 @@ def test_the_updates_are_the_literal_ones(backbone, moments):
         for i, projection in enumerate(projections):
             keys = []
             for request in REQUESTS:
-                of_contexts = at_subject(backbone, projection, Asked.of(request, contexts))[0].double()
+                of_contexts = at_subject(backbone, projection, Wordings.of(request, contexts))[0].double()
                 keys.append((of_contexts[0] + of_contexts[1:].mean(0)) / 2)
             k = torch.stack(keys, 1)
             now = torch.stack([state(backbone, request, 3) for request in REQUESTS]).double()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mega_pl.editors import Rome, RomeConfig
-from mega_pl.editors.contexts import Asked, sample_contexts
+from mega_pl.editors.contexts import Wordings, sample_contexts
 from mega_pl.editors.mom2 import FactoredMoment, factored_moments
 from mega_pl.editors.rome import at_subject, key_direction
 from mega_pl.editors.values import find_shift
@@ -33,10 +33,10 @@ def test_the_output_at_the_subject_becomes_the_wanted_value(backbone, rome, requ
         Projection.of(backbone, LAYER),
         sample_contexts(backbone, VALUE.context_template_length_params, VALUE.seed),
     )
-    _, before = at_subject(backbone, projection, Asked.of(request_))
+    _, before = at_subject(backbone, projection, Wordings.of(request_))
     shift = find_shift(backbone, request_, contexts, VALUE, before[0], projection.shifted)
     with rome.edit(backbone, [request_]):
-        _, after = at_subject(backbone, projection, Asked.of(request_))
+        _, after = at_subject(backbone, projection, Wordings.of(request_))
     wanted = before[0] + shift
     assert (after[0] - wanted).norm() < 1e-4 * wanted.norm()
     assert shift.norm() > 0.1 * before[0].norm()
@@ -47,7 +47,7 @@ def test_the_update_is_the_literal_one(backbone, rome):
         Projection.of(backbone, LAYER),
         sample_contexts(backbone, VALUE.context_template_length_params, VALUE.seed),
     )
-    keys, values = at_subject(backbone, projection, Asked.of(FRANCE, contexts))
+    keys, values = at_subject(backbone, projection, Wordings.of(FRANCE, contexts))
     assert len(keys) == 3
     shift = find_shift(backbone, FRANCE, contexts, VALUE, values[0], projection.shifted)
     u = keys.double().mean(0)

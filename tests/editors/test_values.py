@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mega_pl.editors.contexts import Asked
+from mega_pl.editors.contexts import Wordings
 from mega_pl.editors.rome import at_subject
 from mega_pl.editors.values import Objective, ValueConfig, answer_log_probabilities, find_shift
 from mega_pl.editors.weights import Projection
@@ -53,7 +53,7 @@ def projection(backbone):
 
 @pytest.fixture
 def start(backbone, projection):
-    return at_subject(backbone, projection, Asked.of(FRANCE))[1][0]
+    return at_subject(backbone, projection, Wordings.of(FRANCE))[1][0]
 
 
 def test_answers_of_different_lengths_are_scored_as_one_by_one(backbone):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mega_pl.asking import likeliest
+from mega_pl.asking import argmax_tokens
 from mega_pl.data.relations import implications, second_hops
 from mega_pl.edits import EditRequest
 from mega_pl.fitting.implications import with_followed_implications
@@ -30,7 +30,7 @@ def test_those_are_kept_whose_answer_is_that_of_the_new_object_and_not_of_the_tr
     for (template,) in BORN.implications:
         alone = second_hops("P19")[template]
         supposed = PRETEND.format(p=BORN.filled, new="Rome", c=template.replace("{}", "Marie Curie"))
-        said, new, true = likeliest(
+        said, new, true = argmax_tokens(
             lab_backbone, [supposed, alone.replace("{}", "Rome"), alone.replace("{}", "Warsaw")]
         )
         assert (template in kept) == (said == new != true)
@@ -47,13 +47,13 @@ def test_a_supposed_fact_must_lead_where_the_new_object_leads(lab_backbone, monk
     def says(_, prompts):
         return [(2 if follows else 1) if p.startswith("Pretend") else 2 if "Rome" in p else 3 for p in prompts]
 
-    monkeypatch.setattr("mega_pl.fitting.implications.likeliest", says)
+    monkeypatch.setattr("mega_pl.fitting.implications.argmax_tokens", says)
     kept = with_followed_implications(lab_backbone, [BORN])[0].implications
     assert kept == (BORN.implications if follows else ())
 
 
 def test_a_model_that_says_the_same_whatever_is_supposed_follows_nothing(lab_backbone, monkeypatch):
-    monkeypatch.setattr("mega_pl.fitting.implications.likeliest", lambda backbone, prompts: [7] * len(prompts))
+    monkeypatch.setattr("mega_pl.fitting.implications.argmax_tokens", lambda backbone, prompts: [7] * len(prompts))
     assert with_followed_implications(lab_backbone, [BORN])[0].implications == ()
 
 

@@ -118,8 +118,8 @@ def test_targets_that_the_model_does_not_follow_are_left_out_where_two_remain(
     tiny_backbone, monkeypatch, answers, kept
 ):
     backbone, site = tiny_backbone("gpt2"), SITES[0]
-    likeliest = {p: int(backbone.last_logits(backbone.encode([p])).argmax()) for p in FRANCE.target}
-    monkeypatch.setattr(backbone, "answer_ids", lambda prompt, answer: [likeliest[prompt] if answer == "yes" else -1])
+    likely = {p: int(backbone.last_logits(backbone.encode([p])).argmax()) for p in FRANCE.target}
+    monkeypatch.setattr(backbone, "answer_ids", lambda prompt, answer: [likely[prompt] if answer == "yes" else -1])
     maps = fit_maps(backbone, replace(FRANCE, answers=answers), [site], SHIFT)[0]
     source = last(backbone, FRANCE.source, site, maps).mean(0)
     target = last(backbone, [FRANCE.target[i] for i in kept], site, {}).mean(0)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mega_pl.asking import likeliest
+from mega_pl.asking import argmax_tokens
 from mega_pl.data.relations import relations, second_hops
 from mega_pl.lab import data
 from mega_pl.lab.data import LabDataModule
@@ -33,7 +33,7 @@ def test_plain_edits_say_what_published_records_do(split):
 def test_edits_are_those_whose_object_a_model_gives(lab_backbone, monkeypatch):
     every = cases(split="dev", plain=True)
     first = [lab_backbone.answer_ids(case.request.filled, case.request.target_true)[0] for case in every]
-    assert likeliest(lab_backbone, [case.request.filled for case in every]) == first  # as records are made
+    assert argmax_tokens(lab_backbone, [case.request.filled for case in every]) == first  # as records are made
     assert cases(split="dev", plain=True, known_by="lab-gpt2") == every
     prompts: list[str] = []
 

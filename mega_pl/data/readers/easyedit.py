@@ -37,5 +37,7 @@ def parse(record: Record, index: int) -> EditCase:
     )
     question = record.text("locality_prompt", default="")
     locality = (Probe(prompt=question, answers=(record.text("locality_ground_truth"),)),) if question else ()
-    paraphrases = tuple(text for text in record.some("rephrase_prompt") if canonical(text) != canonical(request.filled))
+    paraphrases = tuple(
+        text for text in record.first_texts("rephrase_prompt") if canonical(text) != canonical(request.filled)
+    )
     return EditCase(request=request, paraphrase_prompts=paraphrases, locality=locality)

@@ -54,7 +54,7 @@ def parse(record: Record, index: int, *, ask: AskModel | None = None) -> EditCas
     template = template or to_template(filled, subject) or ""
     if not template:
         raise MegaValueError(f"`prompt` must contain the subject {subject!r} exactly once, but got {filled!r}.")
-    truths = record.some("ground_truth") or (object_before(filled, "ground_truth", ask),)
+    truths = record.first_texts("ground_truth") or (object_before(filled, "ground_truth", ask),)
     tests = tuple(_tests(record, Edited(template, subject, new)))
     request = EditRequest(
         edit_id=record.identifier("case_id", default=index),
@@ -67,7 +67,7 @@ def parse(record: Record, index: int, *, ask: AskModel | None = None) -> EditCas
     )
     return EditCase(
         request=request,
-        paraphrase_prompts=record.some("rephrase", "rephrase_prompt"),
+        paraphrase_prompts=record.first_texts("rephrase", "rephrase_prompt"),
         relation_specificity=probes(tests, "Relation_Specificity"),
         compositionality_1=probes(tests, "Compositionality_I"),
         compositionality_2=probes(tests, "Compositionality_II"),
@@ -84,16 +84,16 @@ def _tests(record: Record, edited: Edited) -> Iterator[RippleTest]:
         "Relation_Specificity": list(_queries(locality, "Relation_Specificity")),
         "Logical_Generalization": list(_queries(portability, "Logical_Generalization")),
         "Subject_Aliasing": list(_queries(portability, "Subject_Aliasing")),
-        "Compositionality_I": [asked for asked in reasoning if is_first_hop(asked.prompt, edited)],
-        "Compositionality_II": [asked for asked in reasoning if not is_first_hop(asked.prompt, edited)],
+        "Compositionality_I": [question for question in reasoning if is_first_hop(question.prompt, edited)],
+        "Compositionality_II": [question for question in reasoning if not is_first_hop(question.prompt, edited)],
         "Forgetfulness": list(_queries(locality, "Forgetfulness")),
     }
     for axis, queries in lists.items():
-        yield from (test for asked in queries if (test := ripple_test(axis, [asked], edited)))
+        yield from (test for question in queries if (test := ripple_test(axis, [question], edited)))
 
 
 def _queries(record: Record, axis: str) -> Iterator[Query]:
     for test in record.children(axis):
-        asked = query(test.text("prompt"), test.groups("ground_truth"))
-        if asked:
-            yield asked
+        question = query(test.text("prompt"), test.groups("ground_truth"))
+        if question:
+            yield question

@@ -15,5 +15,5 @@ def add(cases: Mapping[str, EditCase], record: Record) -> EditCase | None:
 
 def question(record: Record) -> Probe:
     """The ``New Question`` and the ``New Answer`` in the ``portability`` of a record."""
-    told = record.child("portability")
-    return Probe(prompt=told.text("New Question"), answers=(told.text("New Answer"),))
+    fields = record.child("portability")
+    return Probe(prompt=fields.text("New Question"), answers=(fields.text("New Answer"),))

@@ -87,13 +87,13 @@ def _labels(edit: Record, ask: AskModel | None) -> _Labels:
     shared = between(sentence, "", f" {new}") if new else None
     if new and shared is None:
         raise MegaValueError(f"`edit.prompt` must end with the new object {new!r}, but got {sentence!r}.")
-    told = _read_off(relation, sentence, original)
-    cloze = edit.text("cloze", default=told.cloze if shared is None else shared)
+    parts = _read_off(relation, sentence, original)
+    cloze = edit.text("cloze", default=parts.cloze if shared is None else shared)
     if fact.names():
-        true = fact.text("ground_truth", "target", default=told.target_true)
+        true = fact.text("ground_truth", "target", default=parts.target_true)
     else:
         true = object_before(cloze, "edit.original_fact", ask)
-    labels = _Labels(cloze, edit.text("subject", default=told.subject), new or told.target_new, true)
+    labels = _Labels(cloze, edit.text("subject", default=parts.subject), new or parts.target_new, true)
     if not labels.subject:
         raise MegaValueError(
             f"`edit.subject` must be given where no known cloze fits, but is missing for {sentence!r}."
@@ -126,8 +126,8 @@ def _tests(record: Record, edited: Edited) -> Iterator[RippleTest]:
     axes: tuple[RippleAxis, ...] = get_args(RippleAxis)
     for axis in axes:
         for test in record.children(axis, _SPELLINGS.get(axis, axis)):
-            queries = [_query(asked) for asked in test.children("test_queries")]
-            given = [_query(asked) for asked in test.children("condition_queries")]
+            queries = [_query(item) for item in test.children("test_queries")]
+            given = [_query(item) for item in test.children("condition_queries")]
             conditions = given if "condition_queries" in test.names() else None
             read = ripple_test(axis, queries, edited, conditions=conditions, every=_every(test))
             if read:
@@ -142,6 +142,6 @@ def _every(test: Record) -> bool:
     return condition == "AND"
 
 
-def _query(asked: Record) -> Query | None:
-    answers = asked.children("answers")
-    return query(asked.text("prompt"), [(a.text("value"), *a.texts("aliases", blank=True)) for a in answers])
+def _query(item: Record) -> Query | None:
+    answers = item.children("answers")
+    return query(item.text("prompt"), [(a.text("value"), *a.texts("aliases", blank=True)) for a in answers])

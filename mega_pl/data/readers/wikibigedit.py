@@ -36,6 +36,6 @@ def parse(record: Record, index: int, *, question_form: QuestionForm = "bare", a
     )
     return EditCase(
         request=request,
-        paraphrase_prompts=tuple(pose(text, question_form) for text in record.some("rephrase_prompt")),
+        paraphrase_prompts=tuple(pose(text, question_form) for text in record.first_texts("rephrase_prompt")),
         locality=tuple(probes),
     )

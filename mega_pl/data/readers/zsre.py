@@ -54,7 +54,7 @@ def parse(record: Record, index: int, *, question_form: QuestionForm = "bare") -
     builds = [portability(record)] if record.child("portability").names() else []
     return EditCase(
         request=request,
-        paraphrase_prompts=tuple(pose(text, question_form) for text in record.some("rephrase")),
+        paraphrase_prompts=tuple(pose(text, question_form) for text in record.first_texts("rephrase")),
         locality=tuple(_posed(probe, question_form) for probe in probes),
         portability=tuple(_posed(probe, question_form) for probe in builds),
     )

@@ -198,10 +198,10 @@ def _evidence(
     counts = [Counter(w for text in relation.references for w in stems([text])) for relation in relations]
     noun, strange_noun, strange_words = [], [], []
     for trial, own in zip(trials, owns, strict=True):
-        q, asked = trial.question, questions.inner[trial.question]
-        least = 1 + (q < len(matcher.references) and asked in own)
+        q, of_subject = trial.question, questions.inner[trial.question]
+        least = 1 + (q < len(matcher.references) and of_subject in own)
         known = {w for w in (*words[q], heads[q]) if sum(counts[r].get(w, 0) for r in own) >= least}
-        left_out = {asked} if trial.hides and not trial.right else set()
+        left_out = {of_subject} if trial.hides and not trial.right else set()
         noun.append(side(nouns[q] - left_out, own | nouns[trial.prompt]))
         strange_noun.append(bool(heads[q]) and heads[q] not in known)
         strange_words.append(len(words[q] - known))

@@ -146,9 +146,9 @@ class ContentRouter:
             phrases=NounPhrases(matcher, tuple(tuple(relation.phrasings[:PHRASINGS]) for relation in relations)),
         )
         phrasings = [relation.phrasings for relation in relations]
-        tried, shares = try_out(requests, router.scopes, phrasings, vectors), (config.false_alarms, config.recall)
-        answers = hear(backbone, requests, router.scopes, phrasings, tried, *shares) if config.answer else None
-        threshold = tried.threshold(tried.text, *shares)
+        outcome, shares = try_out(requests, router.scopes, phrasings, vectors), (config.false_alarms, config.recall)
+        answers = hear(backbone, requests, router.scopes, phrasings, outcome, *shares) if config.answer else None
+        threshold = outcome.threshold(outcome.text, *shares)
         if threshold is not None:
             router = replace(router, scopes=replace(router.scopes, matcher=matcher.at(threshold)))
         return replace(router, answers=answers)

@@ -89,19 +89,19 @@ def base_log_probs(
         scopes: Of these.
         phrasings: By relation index its templates.
     """
-    asked = [
+    pairs = [
         (edit, template.replace(SLOT, request.subject))
         for edit, (request, scope) in enumerate(zip(requests, scopes, strict=True))
         for template in (ANYTHING, *(phrasings[r][0] for r in _others(request, scope)[:BASE_RELATIONS]))
     ]
-    owners = torch.tensor([edit for edit, _ in asked]).long()
-    found = next_log_probs(backbone, [text for _, text in asked], first_tokens(backbone, requests)[owners])
+    owners = torch.tensor([edit for edit, _ in pairs]).long()
+    found = next_log_probs(backbone, [text for _, text in pairs], first_tokens(backbone, requests)[owners])
     means = torch.zeros(len(requests)).index_add(0, owners, found.exp()) / torch.bincount(owners)
     return means.clamp(min=1e-30).log()
 
 
 @dataclass(frozen=True)
-class Tried:
+class Outcome:
     """Trials, and what the text alone says of them.
 
     Args:
@@ -126,7 +126,7 @@ class Tried:
         return max(low, low + CAUTION * (high - low))
 
 
-def try_out(requests: Sequence[EditRequest], scopes: Scopes, phrasings: Phrasings, vectors: Vectors) -> Tried:
+def try_out(requests: Sequence[EditRequest], scopes: Scopes, phrasings: Phrasings, vectors: Vectors) -> Outcome:
     """Put questions to a sample of edits.
 
     Args:
@@ -149,7 +149,7 @@ def try_out(requests: Sequence[EditRequest], scopes: Scopes, phrasings: Phrasing
         others=False,
     )
     right = torch.tensor([trial.right for trial in trials])
-    return Tried(tuple(trials), right, scopes.matcher.logits(evidence), spared)
+    return Outcome(tuple(trials), right, scopes.matcher.logits(evidence), spared)
 
 
 def hear(
@@ -157,7 +157,7 @@ def hear(
     requests: Sequence[EditRequest],
     scopes: Scopes,
     phrasings: Phrasings,
-    tried: Tried,
+    outcome: Outcome,
     false_alarms: float,
     recall: float,
 ) -> AnswerEvidence | None:
@@ -168,30 +168,30 @@ def hear(
         requests: The edits.
         scopes: Of these.
         phrasings: By relation index its templates.
-        tried: Of these.
+        outcome: Of these.
         false_alarms: Share of the wrong questions that may pass.
         recall: Share of the right ones that should pass.
 
     Returns:
         The evidence, or None where no other question can be asked.
     """
-    if tried.right.all():
+    if outcome.right.all():
         return None
     base = base_log_probs(backbone, requests, scopes.edits, phrasings)
     matcher = scopes.matcher
     answers = AnswerEvidence(
         first_tokens(backbone, requests), base, (0.0, 0.0), (matcher.threshold, matcher.open_threshold)
     )
-    edits = torch.tensor([trial.edit for trial in tried.trials])
-    prompts = [trial.template.replace(SLOT, requests[trial.edit].subject) for trial in tried.trials]
-    heard = answers(next_log_probs(backbone, prompts, answers.tokens[edits]), edits, tried.spared)
-    free = tried.text.isfinite()  # a veto holds whatever the model says
+    edits = torch.tensor([trial.edit for trial in outcome.trials])
+    prompts = [trial.template.replace(SLOT, requests[trial.edit].subject) for trial in outcome.trials]
+    heard = answers(next_log_probs(backbone, prompts, answers.tokens[edits]), edits, outcome.spared)
+    free = outcome.text.isfinite()  # a veto holds whatever the model says
     nats = torch.ones(heard.shape[1])
     weights, _ = fit_logistic(
-        heard[free], tried.right[free], offset=tried.text[free], scale=nats, penalty=PENALTY / int(free.sum())
+        heard[free], outcome.right[free], offset=outcome.text[free], scale=nats, penalty=PENALTY / int(free.sum())
     )
     answers = replace(answers, weights=tuple(weights.tolist()))
-    threshold = tried.threshold(tried.text + answers.logits(heard), false_alarms, recall)
+    threshold = outcome.threshold(outcome.text + answers.logits(heard), false_alarms, recall)
     if threshold is None:
         return answers
     moved = matcher.at(threshold)

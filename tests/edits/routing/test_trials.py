@@ -15,8 +15,8 @@ from mega_pl.edits.routing.trials import (
     CAUTION,
     ENOUGH,
     LEAST,
+    Outcome,
     Trial,
-    Tried,
     base_log_probs,
     hear,
     try_out,
@@ -106,7 +106,7 @@ def tried_of(wrong, right):
     trials = (Trial(0, "", -1, right=False),) * len(wrong) + (Trial(0, "", -1, right=True),) * len(right)
     logits = torch.tensor([*wrong, *right])
     truth = torch.tensor([trial.right for trial in trials])
-    return Tried(trials, truth, logits, torch.zeros(len(trials), dtype=torch.bool))
+    return Outcome(trials, truth, logits, torch.zeros(len(trials), dtype=torch.bool))
 
 
 def test_a_threshold_lets_the_stated_share_of_wrong_questions_pass_or_lies_between():
