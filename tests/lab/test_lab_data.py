@@ -41,7 +41,7 @@ def test_edits_are_those_whose_object_a_model_gives(lab_backbone, monkeypatch):
         prompts.extend(batch)
         return [token if i % 2 else -1 for i, token in enumerate(first)]
 
-    monkeypatch.setattr(data, "likeliest", knows_every_other)
+    monkeypatch.setattr(data, "argmax_tokens", knows_every_other)
     assert cases(split="dev", plain=True, known_by="lab-gpt2") == every[1::2]
     assert prompts == [case.request.filled for case in every]
     assert cases(split="dev", plain=True, known_by="lab-gpt2", limit=5) == every[1:11:2]  # of those known
