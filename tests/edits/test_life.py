@@ -177,7 +177,7 @@ def test_banks_that_do_not_go_together_are_not_merged(lm, three, tiny_backbone):
         ({"strength": 0.5}, "strength"),
         ({"backbone": {**other.backbone, "weights": "other"}}, "weights"),
         ({"maps": dict(list(other.maps.items())[:1])}, "sites"),
-        ({"maps": {site: maps.cast(torch.float32) for site, maps in other.maps.items()}}, "maps.dtype"),
+        ({"maps": {site: maps.cast(torch.float16) for site, maps in other.maps.items()}}, "maps.dtype"),
     ):
         with pytest.raises(ValueError, match=f"banks must have the same `{name}` to be merged, but got"):
             three.merge(replace(other, **changes))
