@@ -68,10 +68,10 @@ def aliases(tests: Iterable[RippleTest], template: str) -> tuple[str, ...]:
 
 
 def _probe(test: RippleTest) -> Probe:
-    questions, conditions = test.queries[0], test.conditions[:1]
+    question, conditions = test.queries[0], test.conditions[:1]
     return Probe(
-        prompt=questions.prompt,
-        answers=questions.answers[0],
+        prompt=question.prompt,
+        answers=question.answers[0],
         condition_prompt="".join(condition.prompt for condition in conditions),
         condition_answers=tuple(name for condition in conditions for name in condition.answers[0]),
     )

@@ -93,8 +93,8 @@ class Exam:
 
     def ask(self, subject: str, relation: str, heldout: bool = False) -> str:
         """A random phrasing of a question."""
-        wordings = self.world.relations[relation]
-        return fill(self.random.choice(wordings.heldout if heldout else wordings.templates), subject)
+        kind = self.world.relations[relation]
+        return fill(self.random.choice(kind.heldout if heldout else kind.templates), subject)
 
     def one_hop(self, fact: Fact, heldout: bool = False) -> Question:
         """A fact."""
