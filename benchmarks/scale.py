@@ -48,7 +48,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("model", nargs="?", default="lab-gpt2", help="a lab model, a folder or a name on the hub")
     parser.add_argument("--edits", type=int, default=10000)
     parser.add_argument("--sites", type=int, default=4)
-    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=20)
     parser.add_argument("--cost", type=int, nargs=2, help="two numbers of edits to fit for real")
     parser.add_argument("--use", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
@@ -106,10 +106,10 @@ def _made(backbone: Backbone, options: argparse.Namespace) -> EditBank:
 
     def maps() -> Transports:
         shift = 0.01 * torch.randn(count, width, generator=draw)
-        basis = torch.randint(-127, 128, (count * options.rank, width), generator=draw, dtype=torch.int8)
-        matrix = 1e-6 * torch.randn(count * options.rank**2, generator=draw)
+        basis = torch.randn(count * options.rank, width, generator=draw) / width**0.5
+        matrix = 0.01 * torch.randn(count * options.rank**2, generator=draw)
         center = 0.01 * torch.randn(count * options.rank, generator=draw)
-        return Transports(shift.half(), basis, matrix, center, torch.full((count,), options.rank))
+        return Transports(shift, basis, matrix, center, torch.full((count,), options.rank))
 
     return EditBank(
         requests=tuple(requests),
