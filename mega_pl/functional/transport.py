@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mega_pl.errors import MegaNumericError, MegaValueError
 
-MapDtype = Literal["float32", "float16", "int8"]
+MapDtype = Literal["float32", "int8"]
 """What the vectors of a map may be kept in; with int8 those of its basis alone, and its shift in float16."""
 
-SHIFT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.float16}
+SHIFT_DTYPES = {"float32": torch.float32, "int8": torch.float16}
 BASIS_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(MapDtype)}
 
 

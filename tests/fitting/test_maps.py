@@ -158,7 +158,7 @@ def facts_of(prompts):
     return replace(prompts, answers=("x",) * 3, facts=3)
 
 
-@pytest.mark.parametrize(("dtype", "bytes_of_shift"), [("float32", 4), ("float16", 2), ("int8", 2)])
+@pytest.mark.parametrize(("dtype", "bytes_of_shift"), [("float32", 4), ("int8", 2)])
 def test_what_is_kept_of_maps(tiny_backbone, dtype, bytes_of_shift):
     """Few directions, fewer for the tokens of an object, and vectors of few bytes; the rest is computed with."""
     backbone = tiny_backbone("gpt2")
@@ -177,7 +177,7 @@ def test_what_is_kept_of_maps(tiny_backbone, dtype, bytes_of_shift):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "float64"}, "`dtype` of maps must be one of float32, float16, int8, but got 'float64'"),
+        ({"dtype": "float64"}, "`dtype` of maps must be one of float32, int8, but got 'float64'"),
         ({"directions": 0}, "`directions` must be at least 1, but got 0"),
         ({"object_directions": -1}, "`directions` must be at least 1, but got -1"),
         ({"rank": 0}, "`rank` must be a positive int"),

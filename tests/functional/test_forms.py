@@ -28,7 +28,6 @@ def maps() -> dict[str, Transport]:
         "no shift": Transport(torch.zeros(D), basis, half + half.T, mean @ basis),
         "only a shift": mean_shift(source, target),
         "nothing": shifting(torch.zeros(D)),
-        "halved": fitted.rounded("float16", source.double().mean(0)),
         "in bytes": fitted.rounded("int8", source.double().mean(0)),
     }
 

@@ -214,7 +214,7 @@ def test_directions_keep_what_moves_the_source_most(directions):
     torch.testing.assert_close(lost, least, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
 @pytest.mark.parametrize("far", [0, 1000])
 def test_rounding_keeps_where_the_mean_goes(dtype, far):
     source, target = (samples + far for samples in clouds(60, 30, 25))
@@ -229,7 +229,7 @@ def test_rounding_keeps_where_the_mean_goes(dtype, far):
     assert sum(tensor.nbytes for tensor in small.tensors) == map_bytes(60, small.rank, dtype)
     size = float((transport(source) - source).norm(dim=1).max())
     error = float((small(source) - transport(source)).norm(dim=1).max())
-    assert error <= {"int8": 0.05, "float16": 4e-3, "float32": 1e-6}[dtype] * size + 1e-5 * far
+    assert error <= {"int8": 0.05, "float32": 1e-6}[dtype] * size + 1e-5 * far
     stacked = stack([small, shifting(small.shift.double()).rounded(dtype, mean)])
     x = torch.cat([source[:2], source[:1]]).to(half)
     moved = stacked.apply(x, torch.tensor([0, 0, 1]))
@@ -239,7 +239,7 @@ def test_rounding_keeps_where_the_mean_goes(dtype, far):
 
 def test_what_does_not_fit_a_dtype_is_refused():
     with pytest.raises(FloatingPointError, match="the shift of a map must fit into float16, but reaches 1e"):
-        shifting(torch.tensor([0.0, 1e5])).rounded("float16", torch.zeros(2))
+        shifting(torch.tensor([0.0, 1e5])).rounded("int8", torch.zeros(2))
 
 
 def test_samples_without_spread():
