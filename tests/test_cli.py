@@ -127,6 +127,23 @@ def test_a_dry_run_tells_what_a_fit_takes_without_its_weights(
     assert not list(Path.cwd().rglob("*"))
 
 
+def test_a_dry_run_tells_the_bytes_of_the_maps_that_a_fit_makes(
+    roomy_folder: Folder, edits_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run, "GIB", 1)
+    small = ["--model.maps.directions", "2", "--model.maps.object_directions", "1", "--model.maps.dtype", "int8"]
+    args = [*options(roomy_folder("gpt2"), edits_file), *small]
+    with pytest.raises(SystemExit):
+        main(["fit", *args, "--dry-run"])
+    found = re.search(r"maps of 4 edits +([\d.]+) GiB", capsys.readouterr().out)
+    assert found
+    main(["fit", *args])
+    maps = [
+        of_site[row] for of_site in EditBank.from_pretrained("run/edits").maps.values() for row in range(len(of_site))
+    ]
+    assert float(found[1]) == sum(tensor.nbytes for of_row in maps for tensor in of_row.tensors)
+
+
 def comparison(folder: Path, model: Path, edits: Path, editor: str, rest: str) -> Path:
     """A config of `compare` with one editor."""
     path = folder / "compare.yaml"

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from mega_pl.asking import final_states
 from mega_pl.backbone import each_pass
 from mega_pl.editors import Sake, SakeConfig
 from mega_pl.editors.sake import fit_map
+from mega_pl.editors.store import Store, of_model
 from mega_pl.fitting.prompts import PromptConfig, expand, phrasings
 from tests.editors.conftest import DARRIEUX, FRANCE, GERMANY, PROMPTS, hook_count, last_logits
 
@@ -191,3 +192,11 @@ def test_each_reading_is_closed_also_after_an_exception(backbone):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SakeConfig(**settings)
+
+
+def test_maps_that_another_version_has_kept_are_not_read(backbone, tmp_path):
+    """It told maps by model, settings and request alone, and kept a mean of theirs."""
+    key = ["sake", *of_model(backbone), asdict(CONFIG), asdict(FRANCE)]
+    Store(str(tmp_path)).each([key], lambda _: ({"mean": torch.zeros(backbone.width)}, None), "maps")
+    with Sake(CONFIG, folder=str(tmp_path)).edit(backbone, [FRANCE]):
+        assert len(list(tmp_path.glob("*.safetensors"))) == 2

@@ -243,6 +243,25 @@ def test_ranks_that_do_not_fit_their_maps_are_refused(good, tmp_path):
         EditBank.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "reason"),
+    [
+        ("shift", lambda t: t.double(), r"shift` must be torch.float\d\d of \(5, 32\), but got torch.float64"),
+        ("shift", lambda t: t.half() if t.dtype == torch.float32 else t.float(), r"shift` must be torch.float\d\d of"),
+        ("basis", lambda t: t.half(), r"(basis|shift)` must be torch.float32 of .*, but got torch.float16"),
+        ("center", lambda t: t[:-1], "center` must be torch.float32 of "),
+        ("matrix", lambda t: t.half(), "matrix` must be torch.float32 of "),
+    ],
+)
+def test_parts_of_maps_that_do_not_fit_each_other_are_refused(good, tmp_path, part, change, reason):
+    tensors = load_file(good / TENSORS)
+    name = f"maps.resid_mid.2.{part}"
+    tensors[name] = change(tensors[name]).contiguous()
+    write(tmp_path, json.loads((good / CONFIG).read_text("utf-8")), tensors)
+    with pytest.raises(ValueError, match=reason):
+        EditBank.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("value", [1.0, torch.nan])
 def test_an_edit_with_damaged_maps_is_refused_when_it_is_used_and_others_are_not(lm, good, tmp_path, value):
     whole = EditBank.from_pretrained(good)

@@ -11,6 +11,7 @@ import torch
 
 from mega_pl.edits import EditBank, EditCase, EditRequest
 from mega_pl.edits.routing import CentreRouter
+from mega_pl.edits.status import _bytes_of
 from mega_pl.edits.storage import bank_tensors
 from mega_pl.fitting import FitConfig, MapConfig, fit
 from mega_pl.fitting.refinement import RefineConfig
@@ -254,6 +255,13 @@ def test_the_status_is_a_table(lm, three):
     assert lines[5].startswith("| france | The capital of France is | Paris | Rome | ")
     assert all(line.endswith("| not whole |") for line in lines[5:])  # of a random model
     assert three.status().splitlines()[1] == "history: as fitted"
+
+
+@pytest.mark.parametrize("config", [MapConfig(), MapConfig(directions=2, dtype="int8")], ids=lambda c: c.dtype)
+def test_the_status_tells_the_bytes_of_maps(lm, config):
+    (maps, *_) = fit(lm, [SPAIN], FitConfig(maps=config)).maps.values()
+    sizes = [sum(tensor.nbytes for tensor in maps[row].tensors) for row in range(len(maps))]
+    assert (_bytes_of(maps) - maps.ranks.element_size()).tolist() == sizes
 
 
 def test_the_status_names_what_the_model_does_not_write(three):

@@ -89,6 +89,14 @@ def test_half_precision(tiny_backbone, dtype):
     assert after[0][SITES[0]].shift.dtype == torch.float32
 
 
+def test_maps_of_few_bytes_are_refined_in_float32(tiny_backbone):
+    backbone = tiny_backbone("gpt2")
+    before = fitted(backbone, MapConfig(directions=2, dtype="int8"))
+    after = refine_all(backbone, before, FAST)
+    assert nats(backbone, after[0], 0)[0] < 0.5 * nats(backbone, before[0], 0)[0]
+    assert after[0][SITES[0]].shift.dtype == torch.float16
+
+
 def test_without_steps_maps_stay(tiny_backbone):
     backbone = tiny_backbone("gpt2")
     before = fitted(backbone, MapConfig())

@@ -64,6 +64,23 @@ def test_the_new_object_is_written_whole_where_the_old_one_would_be(backbone, ba
         assert write(backbone, [PROMPT, OTHER]) == bare
 
 
+@pytest.mark.parametrize("place", [1, 2])  # 0 follows the prompt, where the maps decide
+def test_of_several_columns_those_are_guarded_where_the_old_object_is_likely(backbone, place):
+    old, new = UNUSED
+    ids = torch.tensor([[*backbone.tokenizer(PROMPT)["input_ids"], 5, 6]])
+    last, ones = torch.tensor([ids.shape[1] - 3]), torch.ones_like(ids)
+    text = SimpleNamespace(decisions={})
+    reading: Any = SimpleNamespace(ids=ids, mask=ones, real=ones[:, :-2], last=last, stop=ids.shape[1], text=text)
+    logits = torch.zeros(1, 3, 384)
+    logits[0, place, old] = 9.0
+    guard = Guard(backbone, (REQUEST,))
+    guard._forms[0] = [([new], [old])]
+    wanted = torch.zeros_like(logits)
+    wanted[0, place, new] = 9.0
+    assert torch.equal(guard(reading, {0: 0}, logits), wanted)
+    assert torch.equal(guard(reading, {}, logits), logits)
+
+
 def test_what_only_begins_like_the_old_object_is_let_through(backbone, bank):
     bare = write(backbone, [PROMPT, OTHER])
     place = first_use(bare[0], 1)
