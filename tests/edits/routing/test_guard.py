@@ -72,11 +72,12 @@ def test_of_several_columns_those_are_guarded_where_the_old_object_is_likely(bac
     text = SimpleNamespace(decisions={})
     reading: Any = SimpleNamespace(ids=ids, mask=ones, real=ones[:, :-2], last=last, stop=ids.shape[1], text=text)
     logits = torch.zeros(1, 3, 384)
-    logits[0, place, old] = 9.0
+    logits[..., 7] = 20.0  # elsewhere the old object is unlikely
+    logits[0, place, old] = 29.0
     guard = Guard(backbone, (REQUEST,))
     guard._forms[0] = [([new], [old])]
-    wanted = torch.zeros_like(logits)
-    wanted[0, place, new] = 9.0
+    wanted = logits.clone()
+    wanted[0, place, old], wanted[0, place, new] = 0.0, 29.0
     assert torch.equal(guard(reading, {0: 0}, logits), wanted)
     assert torch.equal(guard(reading, {}, logits), logits)
 
